@@ -1,0 +1,26 @@
+"""Causal attention in plain torch: one user after the other."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, cu_query: Tensor, cu_history: Tensor, scale: float
+) -> Tensor:
+    """See `kernels.context_attention.context_attention`."""
+    groups = q.shape[1] // k.shape[1]
+    query_bounds, history_bounds = cu_query.tolist(), cu_history.tolist()
+    outputs = []
+    for user in range(len(query_bounds) - 1):
+        q_user = q[query_bounds[user] : query_bounds[user + 1]]
+        history = slice(history_bounds[user], history_bounds[user + 1])
+        k_user = k[history].repeat_interleave(groups, dim=1)
+        v_user = v[history].repeat_interleave(groups, dim=1)
+        logits = torch.einsum("qhd,khd->hqk", q_user, k_user) * scale
+        new, total = logits.shape[1:]
+        causal = torch.ones(new, total, dtype=torch.bool, device=q.device).tril(total - new)
+        weights = logits.masked_fill(~causal, -torch.inf).softmax(dim=-1)
+        outputs.append(torch.einsum("hqk,khd->qhd", weights, v_user))
+    return torch.cat(outputs) if outputs else torch.empty_like(q)

@@ -1,0 +1,46 @@
+"""Candidates attend to their user's history and to themselves (DCAT, arXiv 2507.12704)."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from kernels.checks import require, require_bounds, require_shape
+from kernels.crossing_attention.reference import attend
+from kernels.histories import History
+
+__all__ = ["crossing_attention"]
+
+
+def crossing_attention(
+    q: Tensor,
+    k_self: Tensor,
+    v_self: Tensor,
+    history: History,
+    cu_candidates: Tensor,
+    *,
+    scale: float,
+) -> Tensor:
+    """Attend from every candidate to its user's whole history and to its own token.
+
+    Args:
+        q: [N, H, D] queries, the candidates of B users behind each other.
+        k_self: [N, G, D] the candidates' own keys, H a multiple of G.
+        v_self: [N, G, D] the candidates' own values.
+        history: one layer's keys and values of the B users, in any form.
+        cu_candidates: [B + 1] int32 bounds of the candidates; a user may have none.
+        scale: factor on the dot products.
+
+    Returns:
+        [N, H, D] in the dtype of `q`.
+
+    Raises:
+        ValueError: a shape or dtype does not fit; the message names it.
+    """
+    candidates, heads, dim = q.shape if q.dim() == 3 else (0, 0, 0)
+    require_shape("q", q, candidates, heads, dim)
+    require_shape("k_self", k_self, candidates, None, dim)
+    require_shape("v_self", v_self, *k_self.shape)
+    kv_heads = k_self.shape[1]
+    require(heads % kv_heads == 0, "q", f"{heads} heads, expected a multiple of {kv_heads}")
+    require_bounds("cu_candidates", cu_candidates)
+    return attend(q, k_self, v_self, history, cu_candidates, scale)

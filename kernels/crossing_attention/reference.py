@@ -1,0 +1,34 @@
+"""Crossing attention in plain torch: expand the history, then one user after the other."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from kernels.histories import History, RaggedHistory
+from kernels.kv_expand import kv_expand
+
+
+def attend(
+    q: Tensor, k_self: Tensor, v_self: Tensor, history: History, cu_candidates: Tensor, scale: float
+) -> Tensor:
+    """See `kernels.crossing_attention.crossing_attention`."""
+    k, v = kv_expand(history, q.dtype)
+    cu_history = (
+        history.cu_history if isinstance(history, RaggedHistory) else history.pages.cu_history
+    )
+    groups = q.shape[1] // k.shape[1]
+    self_logit = (q * k_self.repeat_interleave(groups, dim=1)).sum(-1) * scale
+    history_bounds, candidate_bounds = cu_history.tolist(), cu_candidates.tolist()
+    outputs = []
+    for user in range(len(candidate_bounds) - 1):
+        mine = slice(candidate_bounds[user], candidate_bounds[user + 1])
+        theirs = slice(history_bounds[user], history_bounds[user + 1])
+        k_user = k[theirs].repeat_interleave(groups, dim=1)
+        v_user = v[theirs].repeat_interleave(groups, dim=1)
+        logits = torch.einsum("nhd,khd->nhk", q[mine], k_user) * scale
+        weights = torch.cat((logits, self_logit[mine].unsqueeze(-1)), dim=-1).softmax(dim=-1)
+        attended = torch.einsum("nhk,khd->nhd", weights[..., :-1], v_user)
+        own = weights[..., -1:] * v_self[mine].repeat_interleave(groups, dim=1)
+        outputs.append(attended + own)
+    return torch.cat(outputs) if outputs else torch.empty_like(q)

@@ -1,0 +1,43 @@
+"""Expansion of a history in plain torch."""
+
+from __future__ import annotations
+
+from typing import assert_never
+
+import torch
+from torch import Tensor
+
+from kernels.histories import CodedHistory, CollectiveHistory, DenseHistory, History, RaggedHistory
+
+
+def expand(history: History, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Keys and values [T, G, D] of `history`; see `kernels.kv_expand.kv_expand`."""
+    match history:
+        case RaggedHistory(key, value):
+            return key.to(dtype), value.to(dtype)
+        case DenseHistory(pages, key, value):
+            at = pages.token_slots()
+            return key[at].to(dtype), value[at].to(dtype)
+        case CollectiveHistory(pages):
+            at = pages.token_slots()
+            return (
+                _join(history.key_slice[at], history.key_pool, history.key_row[at], dtype),
+                _join(history.value_slice[at], history.value_pool, history.value_row[at], dtype),
+            )
+        case CodedHistory(pages):
+            at = pages.token_slots()
+            row = history.row[at]
+            key_slice = history.codebook[history.key_code[at].long()]
+            value_slice = history.value_slice[at].to(dtype) * history.value_scale.to(dtype)
+            return (
+                _join(key_slice, history.key_pool, row, dtype),
+                _join(value_slice, history.value_pool, row, dtype),
+            )
+    assert_never(history)
+
+
+def _join(user_slice: Tensor, pool: Tensor, row: Tensor, dtype: torch.dtype) -> Tensor:
+    """[T, U] and the pool rows [T, G, D - U] to [T, G, D]; every head gets the same slice."""
+    pooled = pool[row.long()].to(dtype)
+    per_head = user_slice.to(dtype).unsqueeze(1).expand(-1, pooled.shape[1], -1)
+    return torch.cat((per_head, pooled), dim=-1)

@@ -1,0 +1,1 @@
+"""The KV entry: its layout, its codec, and the stores that hold it."""

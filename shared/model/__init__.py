@@ -1,0 +1,1 @@
+"""The ranking transformer: configuration, layers, the two passes, and its checkpoint."""

@@ -1,0 +1,96 @@
+"""The model configuration: what `config.json` in a checkpoint holds."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+GAP_BUCKETS = 32
+"""Time gaps are bucketed by floor(log2(1 + seconds)); the last bucket takes everything longer."""
+
+DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float64": torch.float64}
+
+
+class ItemListConfig(BaseModel):
+    """Every known item has a row of its own; all unknown ids share row 0."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["list"] = "list"
+    count: int = Field(ge=1, description="known items; their ids lie in the checkpoint")
+
+
+class ItemHashConfig(BaseModel):
+    """An id is hashed into several tables and its rows are summed; no id is unknown."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["hash"] = "hash"
+    tables: int = Field(default=2, ge=1, le=8)
+    rows: int = Field(ge=1, description="rows in each table")
+
+
+class ModelConfig(BaseModel):
+    """Sizes and KV form of one ranking transformer.
+
+    Letters follow the documentation: E `embed_dim`, L `layers`, H `heads`, G `kv_heads`,
+    D `head_dim`, P `pool_rows`, U `slice_dims`, N_b `code_vectors`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    embed_dim: int = Field(ge=1)
+    layers: int = Field(ge=1, le=255)
+    heads: int = Field(ge=1)
+    kv_heads: int = Field(ge=1)
+    head_dim: int = Field(ge=1)
+    ffn_dim: int = Field(ge=1)
+    tasks: tuple[str, ...] = Field(min_length=1)
+    action_types: tuple[str, ...] = Field(min_length=1)
+    surfaces: tuple[str, ...] = Field(default=("default",), min_length=1)
+    feature_dim: int = Field(default=0, ge=0, description="dense candidate features; 0: none")
+    items: ItemListConfig | ItemHashConfig = Field(discriminator="kind")
+    max_history: int = Field(default=1024, ge=1, le=1 << 20)
+
+    kv: Literal["collective", "dense"] = "collective"
+    router: Literal["separate", "tied"] = "separate"
+    slices: Literal["plain", "coded"] = "plain"
+    pool_rows: int = Field(default=256, ge=1, le=1 << 16)
+    slice_dims: int = Field(default=1, ge=0, le=16)
+    code_vectors: int = Field(default=16, ge=1, le=256)
+    entry_dtype: Literal["bfloat16", "float32", "float64"] = "bfloat16"
+    page_tokens: int = Field(default=128, ge=16, multiple_of=16)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.heads % self.kv_heads:
+            raise ValueError(
+                f"heads: {self.heads} is no multiple of kv_heads {self.kv_heads}; "
+                "query heads share KV heads in equal groups"
+            )
+        if self.kv == "collective" and self.slice_dims >= self.head_dim:
+            raise ValueError(
+                f"slice_dims: {self.slice_dims} leaves nothing of head_dim {self.head_dim} "
+                "to the pool; choose fewer"
+            )
+        if self.kv == "collective" and self.slices == "coded":
+            if self.router != "tied":
+                raise ValueError("slices: 'coded' needs one router for both sides; set router='tied'")
+            if self.slice_dims == 0:
+                raise ValueError("slices: 'coded' needs slice_dims of at least 1")
+        for name, values in (("tasks", self.tasks), ("action_types", self.action_types)):
+            if len(set(values)) != len(values):
+                raise ValueError(f"{name}: {values} holds a name twice")
+        return self
+
+    @property
+    def storage_dtype(self) -> torch.dtype:
+        """Dtype of uncoded slices and of dense K and V in an entry."""
+        return DTYPES[self.entry_dtype]
+
+    @property
+    def dense_bytes_per_token(self) -> int:
+        """Bytes that K and V of one token take in dense bf16, over all layers."""
+        return self.layers * 2 * self.kv_heads * self.head_dim * 2
