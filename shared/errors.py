@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import ClassVar
 
 from grpc import StatusCode
 
 DOMAIN = "crosskv.v1"
+
+
+class MissCause(StrEnum):
+    """Why an entry cannot be used: the label under which misses are counted."""
+
+    ABSENT = "absent"
+    TOO_OLD = "too_old"
+    MALFORMED = "malformed"
+    UNKNOWN_FORMAT = "unknown_format"
+    FOREIGN_USER = "foreign_user"
+    FOREIGN_FINGERPRINT = "foreign_fingerprint"
+    WRONG_SIZE = "wrong_size"
+    OVERSIZED = "oversized"
+    BAD_DIGEST = "bad_digest"
+    INDEX_OUT_OF_RANGE = "index_out_of_range"
 
 
 class CrossKVError(Exception):
@@ -29,13 +45,15 @@ class InvalidFieldError(CrossKVError):
 
 
 class KVMissError(CrossKVError):
-    """There is no usable entry for this user; `cause` says why (absent, too_old, torn, ...)."""
+    """There is no usable entry for this user; `cause` says why."""
 
     code = StatusCode.NOT_FOUND
     reason = "KV_MISS"
 
-    def __init__(self, user: str, cause: str) -> None:
-        super().__init__(f"no usable KV entry for user {user!r} ({cause}); call EncodeContext first")
+    def __init__(self, user: str, cause: MissCause) -> None:
+        super().__init__(
+            f"no usable KV entry for user {user!r} ({cause}); call EncodeContext, then again"
+        )
         self.user = user
         self.cause = cause
 

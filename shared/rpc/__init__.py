@@ -1,0 +1,1 @@
+"""gRPC plumbing: packed arrays, deadlines, micro-batches, and a server that drains."""
