@@ -24,7 +24,7 @@ Planes: TypeAlias = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Plane:
-    """One array of a page: `page_tokens` elements of shape `inner`, `offset` bytes into the page."""
+    """One array of a page: `page_tokens` elements of shape `inner` from byte `offset` on."""
 
     name: str
     dtype: torch.dtype
@@ -59,12 +59,12 @@ class EntryLayout:
         return self.page_count(tokens) * self.page_bytes
 
     def planes(self, pages: Tensor, layer: int) -> Planes:
-        """View `pages` ([n, page_bytes] uint8) as the planes of `layer`; writing writes the pages."""
+        """View `pages` [n, page_bytes] uint8 as the planes of `layer`; writing writes the pages."""
         views = {}
         for plane in self.layers[layer]:
             size = self.page_tokens * prod(plane.inner) * plane.dtype.itemsize
             window = pages[:, plane.offset : plane.offset + size].view(plane.dtype)
-            views[plane.name] = window.unflatten(1, (self.page_tokens, *plane.inner))
+            views[plane.name] = window.view(len(pages), self.page_tokens, *plane.inner)
         return views
 
 
@@ -83,7 +83,9 @@ def _plane_types(config: ModelConfig) -> list[tuple[str, torch.dtype, tuple[int,
             ("value_slice", torch.int8, slice_shape),
         ]
     rows = ("row",) if config.router == "tied" else ("key_row", "value_row")
-    planes: list[tuple[str, torch.dtype, tuple[int, ...]]] = [(row, torch.uint16, ()) for row in rows]
+    planes: list[tuple[str, torch.dtype, tuple[int, ...]]] = [
+        (row, torch.uint16, ()) for row in rows
+    ]
     if config.slice_dims:
         planes.append(("key_slice", config.storage_dtype, slice_shape))
         planes.append(("value_slice", config.storage_dtype, slice_shape))
