@@ -1,4 +1,4 @@
-"""Refuses to start when another distribution stands where one of this application's packages should.
+"""Refuses to start when another distribution stands in the place of one of our packages.
 
 CrossKV ships as an application with plain top-level names; PyPI has unrelated distributions that
 install `kernels` or `shared` too. Importing one of those half-way would fail far from its cause.

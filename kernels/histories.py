@@ -97,7 +97,7 @@ class DenseHistory:
 
 @dataclass(frozen=True)
 class RaggedHistory:
-    """Plain projections, all users' tokens behind each other: the form that gradients flow through."""
+    """Plain projections, users behind each other: the form that gradients flow through."""
 
     key: Tensor
     """[T, G, D] floating."""

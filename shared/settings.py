@@ -59,9 +59,7 @@ class StoreSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="CROSSKV_STORE_", frozen=True)
 
     url: str = Field("redis://127.0.0.1:6379/0", description="Address of the store.")
-    timeout_s: float = Field(
-        0.25, gt=0, description="Seconds to wait for one answer of the store."
-    )
+    timeout_s: float = Field(0.25, gt=0, description="Seconds to wait for one answer of the store.")
     connect_timeout_s: float = Field(
         0.25, gt=0, description="Seconds to wait for a connection to the store."
     )
@@ -84,14 +82,16 @@ SHARED_SECTIONS: tuple[type[BaseSettings], ...] = (ServerSettings, StoreSettings
 _OTHER_SERVICES = ("CROSSKV_CONTEXT_", "CROSSKV_CROSSING_")
 
 
-def read_settings(own: type[Section]) -> tuple[ServerSettings, StoreSettings, ModelSettings, Section]:
+def read_settings(
+    own: type[Section],
+) -> tuple[ServerSettings, StoreSettings, ModelSettings, Section]:
     """Read the shared sections and a service's own one from the environment.
 
     Raises:
         SettingsError: a value is missing or wrong, or a CROSSKV_* variable is unknown; variables of
             the other service's section are left to it.
     """
-    sections = (*SHARED_SECTIONS, own)
+    sections: tuple[type[BaseSettings], ...] = (*SHARED_SECTIONS, own)
     known = {name for section in sections for name in variables(section)}
     own_prefix = own.model_config["env_prefix"]
     others = tuple(prefix for prefix in _OTHER_SERVICES if prefix != own_prefix)

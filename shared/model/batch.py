@@ -63,7 +63,7 @@ def gap_buckets(seconds: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def action_gaps(times_s: NDArray[np.int64], previous_s: int | None) -> NDArray[np.int64]:
-    """Gap buckets of one user's actions; `previous_s` is the time before them, None: there is none."""
+    """Gap buckets of one user's actions; `previous_s`: time of the action before them, if any."""
     first = times_s[:1] if previous_s is None else np.array([previous_s], np.int64)
     return gap_buckets(np.diff(times_s, prepend=first))
 

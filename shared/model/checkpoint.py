@@ -72,7 +72,9 @@ def load_checkpoint(
         config = ModelConfig.model_validate_json(config_path.read_bytes())
         tensors = load_file(weights_path)
     except FileNotFoundError as error:
-        raise CheckpointError(f"{error.filename}: missing; train or copy a checkpoint there") from error
+        raise CheckpointError(
+            f"{error.filename}: missing; train or copy a checkpoint there"
+        ) from error
     except (ValidationError, SafetensorError) as error:
         raise CheckpointError(f"{directory}: not a CrossKV checkpoint: {error}") from error
     fingerprint = _fingerprint(config, tensors)

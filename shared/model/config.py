@@ -77,7 +77,9 @@ class ModelConfig(BaseModel):
             )
         if self.kv == "collective" and self.slices == "coded":
             if self.router != "tied":
-                raise ValueError("slices: 'coded' needs one router for both sides; set router='tied'")
+                raise ValueError(
+                    "slices: 'coded' needs one router for both sides; set router='tied'"
+                )
             if self.slice_dims == 0:
                 raise ValueError("slices: 'coded' needs slice_dims of at least 1")
         for name, values in (("tasks", self.tasks), ("action_types", self.action_types)):

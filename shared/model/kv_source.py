@@ -23,12 +23,12 @@ Slots = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class RouterLosses:
-    """Auxiliary losses of one layer (CollectiveKV eq. 10 and 11), scalars, and the router's state."""
+    """Auxiliary losses of one layer (CollectiveKV eq. 10 and 11) and the router's choices."""
 
     peak: Tensor
-    """-mean log sigmoid(winning logit)."""
+    """[]: -mean log sigmoid(winning logit)."""
     balance: Tensor
-    """sum_p pbar_p log(P pbar_p), pbar the mean of softmax(logits): 0 when rows are used evenly."""
+    """[]: sum_p pbar_p log(P pbar_p), pbar the mean softmax(logits): 0 when rows are used evenly."""
     rows: Tensor
     """[S, T] int64: the chosen rows, for usage statistics."""
 

@@ -23,8 +23,7 @@ class SwiGLU(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[..., E] to [..., E]."""
         gate, up = self.gate_up(x).chunk(2, dim=-1)
-        out: Tensor = self.down(F.silu(gate) * up)
-        return out
+        return self.down(F.silu(gate) * up)
 
 
 class Layer(nn.Module):
@@ -47,8 +46,7 @@ class Layer(nn.Module):
 
     def normed(self, x: Tensor) -> Tensor:
         """The layer's view of its input, [..., E]: what queries, K and V are made from."""
-        out: Tensor = self.norm_attention(x)
-        return out
+        return self.norm_attention(x)
 
     def context(
         self, x: Tensor, h: Tensor, k: Tensor, v: Tensor, cu_query: Tensor, cu_history: Tensor
@@ -76,6 +74,4 @@ class Layer(nn.Module):
 
     def _residual(self, x: Tensor, attended: Tensor) -> Tensor:
         x = x + self.dropout(self.out(attended.flatten(-2)))
-        out: Tensor = x + self.dropout(self.ffn(self.norm_ffn(x)))
-        return out
-
+        return x + self.dropout(self.ffn(self.norm_ffn(x)))

@@ -92,7 +92,9 @@ class Ranker(nn.Module):
             k, v, losses = layer.kv.training_form(h)
             if losses is not None:
                 router_losses.append(losses)
-            crossing = layer.crossing(crossing, RaggedHistory(k, v, bounds), candidates.cu_candidates)
+            crossing = layer.crossing(
+                crossing, RaggedHistory(k, v, bounds), candidates.cu_candidates
+            )
             if number < self.config.layers - 1:
                 x = layer.context(x, h, k, v, bounds, bounds)
         return TrainingOutput(self._head(crossing), router_losses)
@@ -117,9 +119,7 @@ class Ranker(nn.Module):
             + self.surface(surface)
             + self.gap(gap)
         )
-        out: Tensor = self.in_proj(summed)
-        return out
+        return self.in_proj(summed)
 
     def _head(self, x: Tensor) -> Tensor:
-        out: Tensor = self.head(self.norm_head(x))
-        return out
+        return self.head(self.norm_head(x))

@@ -40,7 +40,9 @@ class Deadline:
     def check(self, what: str) -> None:
         """Raise DeadlineExceededError if no time is left to begin `what`."""
         if self.passed:
-            raise DeadlineExceededError(f"the deadline passed before {what} began; nothing was done")
+            raise DeadlineExceededError(
+                f"the deadline passed before {what} began; nothing was done"
+            )
 
     async def bound(self, awaitable: Awaitable[T], what: str) -> T:
         """Await at most the remaining time, less a margin for the reply.

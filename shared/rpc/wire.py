@@ -2,9 +2,9 @@
 
 protobuf's Python hands out a repeated field as one Python object an element: 2 ms for a history of
 16384 actions. A packed fixed-width field is, on the wire, a length-delimited run of little-endian
-numbers, which is also what a `bytes` field is. So for each message type there is a twin in a private
+numbers, which is also what a `bytes` field is. So each message type has a twin in a private
 descriptor pool that differs only in declaring such fields `repeated bytes` (repeated, because a
-sender may split a packed field into several runs): parsing it copies bytes, and numpy views them.
+sender may split a packed field into several runs): parsing copies bytes, and numpy views them.
 """
 
 from __future__ import annotations
@@ -108,10 +108,10 @@ def _add_file(file: FileDescriptor) -> None:
 
 
 def _has_unpacked_arrays(message: Message) -> bool:
-    if len(unknown_fields.UnknownFieldSet(message)):
-        numbers = message.DESCRIPTOR.fields_by_number
-        if any(field.field_number in numbers for field in unknown_fields.UnknownFieldSet(message)):
-            return True
+    unknown = unknown_fields.UnknownFieldSet(message)
+    declared = message.DESCRIPTOR.fields_by_number
+    if any(unknown[i].field_number in declared for i in range(len(unknown))):
+        return True
     return any(
         _has_unpacked_arrays(value)
         for field, value in message.ListFields()

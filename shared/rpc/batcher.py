@@ -1,0 +1,157 @@
+"""Micro-batches: what queued while the last batch ran forms the next one.
+
+An idle batcher starts a lone piece of work at once, so batching never adds waiting; under load the
+batches grow by themselves. One batch runs at a time, on one worker thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from shared.errors import DeadlineExceededError, DrainingError, QueueFullError
+from shared.metrics import BATCH_COST, BATCH_SIZE, QUEUE_DEPTH, STAGE_SECONDS
+from shared.rpc.deadline import Deadline
+
+Work = TypeVar("Work")
+Result = TypeVar("Result")
+
+
+@dataclass(eq=False, slots=True)
+class _Pending(Generic[Work, Result]):
+    work: Work
+    deadline: Deadline
+    result: asyncio.Future[Result]
+    since: float
+
+
+class Batcher(Generic[Work, Result]):
+    """Runs `run(list of work) -> list of results`, one a piece of work, in the same order.
+
+    A result that is an exception is raised to the submitter of that piece alone; an exception from
+    `run` itself fails the whole batch. To be used from one event loop.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        run: Callable[[list[Work]], Sequence[Result | Exception]],
+        *,
+        cost: Callable[[Work], int],
+        max_batch_cost: int,
+        max_queue: int,
+    ) -> None:
+        """`cost` of a batch stays within `max_batch_cost`, unless one piece alone exceeds it."""
+        self._name = name
+        self._run = run
+        self._cost = cost
+        self._max_batch_cost = max_batch_cost
+        self._max_queue = max_queue
+        self._queue: deque[_Pending[Work, Result]] = deque()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=name)
+        self._running = False
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._closing = False
+        self._last_batch_s = 0.05
+        self._depth = QUEUE_DEPTH.labels(name)
+        self._batch_size = BATCH_SIZE.labels(name)
+        self._batch_cost = BATCH_COST.labels(name)
+        self._wait_seconds = STAGE_SECONDS.labels(f"{name}_queue")
+        self._run_seconds = STAGE_SECONDS.labels(f"{name}_run")
+
+    async def submit(self, work: Work, deadline: Deadline) -> Result:
+        """Run `work` in the next batch; cancelling takes it out of the queue.
+
+        Raises:
+            QueueFullError: too much work waits already.
+            DeadlineExceededError: the deadline passed before its batch began.
+            DrainingError: the batcher is closing.
+        """
+        if self._closing:
+            raise DrainingError(f"{self._name}: shutting down; call another replica")
+        deadline.check(self._name)
+        if len(self._queue) >= self._max_queue:
+            raise QueueFullError(self._name, self._max_queue, self._last_batch_s)
+        result: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        pending = _Pending(work, deadline, result, time.perf_counter())
+        self._queue.append(pending)
+        self._depth.set(len(self._queue))
+        if not self._running:
+            self._start_batch()
+        try:
+            return await result
+        except asyncio.CancelledError:
+            if pending in self._queue:
+                self._queue.remove(pending)
+            raise
+
+    async def close(self) -> None:
+        """Take no new work, finish what is queued, and end the thread."""
+        self._closing = True
+        await self._idle.wait()
+        self._thread.shutdown()
+
+    def _start_batch(self) -> None:
+        batch = self._take_batch()
+        self._running = bool(batch)
+        if not batch:
+            self._idle.set()
+            return
+        self._idle.clear()
+        started = time.perf_counter()
+        for pending in batch:
+            self._wait_seconds.observe(started - pending.since)
+        done = asyncio.get_running_loop().run_in_executor(
+            self._thread, self._run, [pending.work for pending in batch]
+        )
+        done.add_done_callback(lambda finished: self._finish(batch, finished, started))
+
+    def _take_batch(self) -> list[_Pending[Work, Result]]:
+        batch: list[_Pending[Work, Result]] = []
+        total = 0
+        while self._queue:
+            pending = self._queue[0]
+            if pending.deadline.passed:
+                self._queue.popleft()
+                if not pending.result.done():
+                    pending.result.set_exception(
+                        DeadlineExceededError(
+                            f"the deadline passed in the {self._name} queue; nothing was done"
+                        )
+                    )
+                continue
+            cost = self._cost(pending.work)
+            if batch and total + cost > self._max_batch_cost:
+                break
+            total += cost
+            batch.append(self._queue.popleft())
+        self._depth.set(len(self._queue))
+        if batch:
+            self._batch_size.observe(len(batch))
+            self._batch_cost.observe(total)
+        return batch
+
+    def _finish(
+        self,
+        batch: list[_Pending[Work, Result]],
+        finished: asyncio.Future[Sequence[Result | Exception]],
+        started: float,
+    ) -> None:
+        self._last_batch_s = time.perf_counter() - started
+        self._run_seconds.observe(self._last_batch_s)
+        failure = finished.exception()
+        results = [failure] * len(batch) if failure is not None else finished.result()
+        for pending, result in zip(batch, results, strict=True):
+            if pending.result.done():  # its submitter has gone
+                continue
+            if isinstance(result, BaseException):
+                pending.result.set_exception(result)
+            else:
+                pending.result.set_result(result)
+        self._start_batch()
