@@ -28,7 +28,7 @@ class RouterLosses:
     peak: Tensor
     """[]: -mean log sigmoid(winning logit)."""
     balance: Tensor
-    """[]: sum_p pbar_p log(P pbar_p), pbar the mean softmax(logits): 0 when rows are used evenly."""
+    """[]: sum_p pbar_p log(P pbar_p), pbar the mean softmax(logits): 0 for rows used evenly."""
     rows: Tensor
     """[S, T] int64: the chosen rows, for usage statistics."""
 

@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# Makes .venv with the pinned dependencies and the `crosskv` command; does nothing if it is current.
+# PYTHON chooses the interpreter (3.11 or newer).
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+stamp=.venv/.installed
+wanted=$(cat requirements.lock pyproject.toml scripts/setup.sh | sha256sum)
+[ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ] && exit 0
+
+python=${PYTHON:-python3}
+"$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
+    echo "CrossKV needs Python 3.11 or newer; '$python' is $("$python" -V 2>&1)." \
+        "Install one and run: make PYTHON=/path/to/python3.11 ..." >&2
+    exit 1
+}
+"$python" -c 'import ensurepip, venv' 2>/dev/null || { # Debian ships venv as a package of its own
+    package=$("$python" -c 'import sys; print("python3.%d-venv" % sys.version_info.minor)')
+    echo "Python's venv module is missing; installing $package"
+    as_root=$([ "$(id -u)" = 0 ] || echo sudo)
+    $as_root apt-get update -qq && $as_root apt-get install -y -qq "$package" || {
+        echo "Could not install it. Run: apt-get install $package" >&2
+        exit 1
+    }
+}
+
+echo "Installing the pinned dependencies into .venv (once; about a minute)"
+"$python" -m venv --clear .venv
+.venv/bin/python -m pip install --disable-pip-version-check --progress-bar on --quiet \
+    --requirement requirements.lock
+.venv/bin/python -m pip install --disable-pip-version-check --quiet \
+    --no-deps --no-build-isolation --editable .
+echo "$wanted" >"$stamp"
