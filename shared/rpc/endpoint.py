@@ -41,7 +41,7 @@ class Endpoint:
         self._in_flight = IN_FLIGHT.labels(self._name)
         self._ok = REQUESTS.labels(self._name, grpc.StatusCode.OK.name)
 
-    async def __call__(self, data: bytes, context: Context) -> bytes:
+    async def answer(self, data: bytes, context: Context) -> bytes:
         """Answer one call."""
         started = time.perf_counter()
         self._in_flight.inc()

@@ -65,7 +65,7 @@ async def serve(
     )
     handlers: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {
         method.name: grpc.unary_unary_rpc_method_handler(
-            Endpoint(method, getattr(servicer, method.name))
+            Endpoint(method, getattr(servicer, method.name)).answer
         )
         for method in service.methods
     }
