@@ -22,7 +22,7 @@ FORMS: dict[str, dict[str, Any]] = {
     "dense_float32": {"kv": "dense", "entry_dtype": "float32"},
     "hashed_items": {"router": "tied", "items": ItemHashConfig(tables=3, rows=41)},
 }
-"""What `tiny_config` is to override for each KV form; parametrise over `FORMS.values()`, `ids=FORMS`."""
+"""What `tiny_config` is to override for each KV form: parametrise over the values, `ids=FORMS`."""
 
 ITEM_COUNT = 50
 

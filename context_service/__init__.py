@@ -1,0 +1,1 @@
+"""The context service: action histories in, KV entries published."""
