@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -75,6 +75,11 @@ def scattered_pages(layout: EntryLayout, lengths: Sequence[int], seed: int = 5) 
         taken += count
     arena = torch.full((len(numbers), layout.page_bytes), 0xFF, dtype=torch.uint8)
     return PagedKV(arena, Pages(torch.from_numpy(table), bounds(lengths), layout.page_tokens))
+
+
+def up_to(kv: PagedKV, lengths: Sequence[int]) -> PagedKV:
+    """The same pages, each user's history ending after `lengths` tokens."""
+    return replace(kv, pages=replace(kv.pages, cu_history=bounds(lengths)))
 
 
 def written_bytes(layout: EntryLayout, kv: PagedKV) -> list[bytes]:
