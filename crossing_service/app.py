@@ -1,0 +1,65 @@
+"""The crossing service put together: the one place that names concrete classes."""
+
+from __future__ import annotations
+
+import asyncio
+
+from crosskv.v1 import crossing_pb2
+
+from crossing_service.arena import Arena
+from crossing_service.candidates import CandidateReader
+from crossing_service.residency import Residency
+from crossing_service.scorer import CrossingScorer, Scored, ScoreWork
+from crossing_service.service import CrossingServicer
+from crossing_service.settings import CrossingSettings
+from shared.kv.codec import EntryCodec
+from shared.kv.valkey import ValkeyStore
+from shared.logs import configure_logs
+from shared.model.checkpoint import load_checkpoint
+from shared.rpc.batcher import Batcher
+from shared.rpc.server import run_service, serve
+from shared.settings import read_settings
+
+
+async def serve_crossing() -> None:
+    """Serve until SIGTERM."""
+    server, store_settings, model, settings = read_settings(CrossingSettings)
+    configure_logs("crossing", server.log_level)
+    checkpoint = load_checkpoint(model.checkpoint, device=model.device)
+    config, fingerprint = checkpoint.config, checkpoint.fingerprint
+    layout = checkpoint.ranker.layout
+    arena = Arena(
+        layout,
+        cache_bytes=settings.cache_bytes,
+        max_tokens=config.max_history,
+        device=model.device,
+    )
+    scorer = CrossingScorer(checkpoint.ranker, checkpoint.items, arena)
+    batcher: Batcher[ScoreWork, Scored] = Batcher(
+        "crossing",
+        scorer.score,
+        cost=lambda work: len(work.candidates.item_ids),
+        max_batch_cost=settings.max_batch_candidates,
+        max_queue=settings.max_queue,
+    )
+    store = ValkeyStore.connect(store_settings)
+    codec = EntryCodec(layout, fingerprint, max_tokens=config.max_history)
+    residency = Residency(arena, store, codec, fingerprint, revalidate_s=settings.revalidate_s)
+    reader = CandidateReader(config, fingerprint, max_candidates=settings.max_candidates)
+    servicer = CrossingServicer(checkpoint, reader, residency, batcher, settings.max_candidates)
+
+    async def warm_up() -> None:
+        await asyncio.to_thread(scorer.warm_up)
+
+    async def stop() -> None:
+        await batcher.close()
+        await residency.close()
+        await store.close()
+
+    service = crossing_pb2.DESCRIPTOR.services_by_name["CrossingService"]
+    await serve(servicer, service, server, ready=warm_up, stop=stop)
+
+
+def main() -> None:
+    """Entry point of `python -m crossing_service`."""
+    run_service(serve_crossing)

@@ -1,0 +1,37 @@
+"""The crossing service's own settings."""
+
+from __future__ import annotations
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class CrossingSettings(BaseSettings):
+    """The crossing service."""
+
+    model_config = SettingsConfigDict(env_prefix="CROSSKV_CROSSING_", frozen=True)
+
+    max_candidates: int = Field(
+        4096, ge=1, description="Most candidates one ScoreCandidates request may carry."
+    )
+    max_batch_candidates: int = Field(
+        16384,
+        ge=1,
+        description="Most candidates scored together; a single larger request is scored alone.",
+    )
+    max_queue: int = Field(
+        512,
+        ge=1,
+        description="Most requests that wait; beyond it calls are RESOURCE_EXHAUSTED.",
+    )
+    cache_bytes: int = Field(
+        1 << 30,
+        ge=1,
+        description="Device memory for KV entries, in bytes; the least recently used give way.",
+    )
+    revalidate_s: float = Field(
+        30.0,
+        ge=0,
+        description="Seconds an entry on the device is scored without asking the store whether it "
+        "still stands: the longest that a delete or an append goes unseen.",
+    )
