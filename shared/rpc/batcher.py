@@ -83,7 +83,11 @@ class Batcher(Generic[Work, Result]):
         self._queue.append(pending)
         self._depth.set(len(self._queue))
         if not self._running:
-            self._start_batch()
+            # at the end of this turn of the loop, so that calls read from the socket together
+            # share a batch: on two cores a thread hand-over costs as much as the rest of a call
+            self._running = True
+            self._idle.clear()
+            asyncio.get_running_loop().call_soon(self._start_batch)
         try:
             return await result
         except asyncio.CancelledError:
@@ -103,7 +107,6 @@ class Batcher(Generic[Work, Result]):
         if not batch:
             self._idle.set()
             return
-        self._idle.clear()
         started = time.perf_counter()
         for pending in batch:
             self._wait_seconds.observe(started - pending.since)

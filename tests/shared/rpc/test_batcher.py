@@ -40,8 +40,12 @@ def batcher(run: Callable[[list[int]], list[int | Exception]], **limits: int) ->
 
 
 async def queued(subject: Batcher[int, int], *works: int) -> list[asyncio.Task[int]]:
-    tasks = [asyncio.create_task(subject.submit(work, NEVER)) for work in works]
-    await asyncio.sleep(0)
+    """The first work starts a batch, unless one runs; the others queue behind it."""
+    tasks = []
+    for work in works:
+        tasks.append(asyncio.create_task(subject.submit(work, NEVER)))
+        for _ in range(2):  # one turn to submit, one to start the batch
+            await asyncio.sleep(0)
     return tasks
 
 
@@ -53,6 +57,16 @@ async def test_lone_work_starts_at_once_and_what_queues_meanwhile_is_one_batch()
         gate.open.release()
     assert await asyncio.gather(*tasks) == [10, 20, 30, 40]
     assert gate.batches == [[1], [2, 3, 4]]
+    await subject.close()
+
+
+async def test_what_comes_in_one_turn_of_the_loop_is_one_batch() -> None:
+    gate = Gate()
+    subject = batcher(gate)
+    tasks = [asyncio.create_task(subject.submit(work, NEVER)) for work in (1, 2, 3)]
+    gate.open.release()
+    assert await asyncio.gather(*tasks) == [10, 20, 30]
+    assert gate.batches == [[1, 2, 3]]
     await subject.close()
 
 

@@ -1,0 +1,1 @@
+"""What is measured, and how; `results/` holds what came out, on which machine."""
