@@ -36,7 +36,9 @@ async def serve_context() -> None:
         max_queue=settings.max_queue,
     )
     store = ValkeyStore.connect(store_settings)
-    codec = EntryCodec(encoder.layout, checkpoint.fingerprint, max_tokens=config.max_history)
+    codec = EntryCodec(
+        checkpoint.ranker.layout, checkpoint.fingerprint, max_tokens=config.max_history
+    )
     servicer = ContextServicer(checkpoint, codec, store, batcher, settings)
 
     async def warm_up() -> None:

@@ -71,7 +71,7 @@ class ContextEncoder:
 
     def __init__(self, checkpoint: Checkpoint, device: str) -> None:
         self._ranker = checkpoint.ranker
-        self.layout = checkpoint.ranker.layout
+        self._layout = checkpoint.ranker.layout
         self._items = checkpoint.items
         self._device = device
         self._finite = torch.empty(0, dtype=torch.bool)
@@ -84,8 +84,8 @@ class ContextEncoder:
 
         A history whose result is not finite yields a `NonFiniteResultError` in its place.
         """
-        page_bounds = np.cumsum([0, *(self.layout.page_count(work.tokens) for work in batch)])
-        arena = np.zeros((page_bounds[-1], self.layout.page_bytes), np.uint8)
+        page_bounds = np.cumsum([0, *(self._layout.page_count(work.tokens) for work in batch)])
+        arena = np.zeros((page_bounds[-1], self._layout.page_bytes), np.uint8)
         for work, first in zip(batch, page_bounds[:-1], strict=True):
             if work.base is not None:
                 arena[first : first + len(work.base.payload)] = work.base.payload
@@ -128,7 +128,7 @@ class ContextEncoder:
         return Pages(
             torch.from_numpy(table.astype(np.int32)).to(self._device),
             bounds([work.tokens for work in batch], self._device),
-            self.layout.page_tokens,
+            self._layout.page_tokens,
         )
 
     def _note_finite(self, norm: nn.Module, args: tuple[Tensor, ...], normed: Tensor) -> None:
@@ -137,8 +137,8 @@ class ContextEncoder:
     def _planes_finite(self, payload: NDArray[np.uint8]) -> bool:
         """Whether every stored float is finite; narrowing to the entry's dtype may overflow."""
         pages = torch.from_numpy(payload)
-        for layer in range(len(self.layout.layers)):
-            for plane in self.layout.planes(pages, layer).values():
+        for layer in range(len(self._layout.layers)):
+            for plane in self._layout.planes(pages, layer).values():
                 if plane.dtype.is_floating_point and not plane.isfinite().all():
                     return False
         return True

@@ -20,7 +20,6 @@ from shared.errors import (
     StaleHistoryError,
 )
 from shared.kv.codec import Entry, EntryCodec, EntryHeader
-from shared.kv.layout import EntryLayout
 from shared.kv.store import KVStore, PutOutcome
 from shared.metrics import STAGE_SECONDS, UNKNOWN_ITEMS
 from shared.model.checkpoint import Checkpoint
@@ -49,7 +48,7 @@ class ContextServicer:
     ) -> None:
         """`clock` gives seconds since 1970-01-01 UTC; entries carry it as their age."""
         self._config = checkpoint.config
-        self._layout = EntryLayout(checkpoint.config)
+        self._layout = checkpoint.ranker.layout
         self._fingerprint = checkpoint.fingerprint
         # how many candidates fit is for the crossing service to say
         self._description = describe_model(checkpoint, max_candidates=0)
