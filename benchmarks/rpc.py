@@ -24,7 +24,6 @@ from typing import Any
 import grpc
 import numpy as np
 import uvloop
-from crosskv.v1 import crossing_pb2
 from rich.progress import track
 
 from benchmarks.provenance import provenance
@@ -33,6 +32,7 @@ from crossing_service.candidates import CandidateReader
 from crossing_service.residency import Residency
 from crossing_service.scorer import Scored, ScoreWork
 from crossing_service.service import CrossingServicer
+from crosskv.v1 import crossing_pb2
 from shared.kv.codec import EntryCodec, EntryHeader
 from shared.kv.memory import MemoryStore
 from shared.logs import configure_logs

@@ -1,4 +1,4 @@
-"""Micro-batches: no waiting when idle, growth under load, limits, deadlines, cancellation, close."""
+"""Micro-batches: no waiting when idle, growth under load, limits, deadlines, cancellation."""
 
 from __future__ import annotations
 
