@@ -28,6 +28,7 @@ PARSE_TARGET_MS = 2.0
 # Values taken in turn, 32 MiB of the separate form: a served value was not in the cache before.
 _COPIES = 64
 _FINGERPRINT = "0" * 32
+_MAX_HISTORY = 16384
 _USER = "0f8fad5b-d9cb-469f-a165-70867728950e"
 _FORMS: dict[str, dict[str, Any]] = {
     "separate": {"router": "separate"},
@@ -76,7 +77,7 @@ def _config(form: str, sizes: dict[str, int], page_tokens: int) -> ModelConfig:
         "tasks": ("watch",),
         "action_types": ("view",),
         "items": ItemListConfig(count=1),
-        "max_history": TOKENS,
+        "max_history": _MAX_HISTORY,
         "page_tokens": page_tokens,
     }
     return ModelConfig.model_validate(fixed | sizes | _FORMS[form])
@@ -87,7 +88,7 @@ def _value(config: ModelConfig, tokens: int) -> bytes:
     header = EntryHeader(
         _FINGERPRINT, _USER, tokens, 1_700_000_000, 1_700_000_000, 1_700_000_000_000
     )
-    codec = EntryCodec(layout, _FINGERPRINT, max_tokens=TOKENS)
+    codec = EntryCodec(layout, _FINGERPRINT, max_tokens=_MAX_HISTORY)
     return codec.encode(header, _random_pages(config, layout, tokens))
 
 
@@ -107,7 +108,7 @@ def _random_pages(config: ModelConfig, layout: EntryLayout, tokens: int) -> NDAr
 
 def _decoding(form: str, value: bytes) -> tuple[int, Callable[[int], object]]:
     layout = EntryLayout(_config(form, _BASE, 128))
-    codec = EntryCodec(layout, _FINGERPRINT, max_tokens=TOKENS)
+    codec = EntryCodec(layout, _FINGERPRINT, max_tokens=_MAX_HISTORY)
     copies = [bytes(bytearray(value)) for _ in range(_COPIES)]
     return len(value), lambda run: codec.decode(_USER, copies[run % _COPIES])
 
