@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 
-from crosskv.v1 import crossing_pb2
-
 from crossing_service.arena import Arena
 from crossing_service.candidates import CandidateReader
 from crossing_service.residency import Residency
 from crossing_service.scorer import CrossingScorer, Scored, ScoreWork
 from crossing_service.service import CrossingServicer
 from crossing_service.settings import CrossingSettings
+from crosskv.v1 import crossing_pb2
 from shared.kv.codec import EntryCodec
 from shared.kv.valkey import ValkeyStore
 from shared.logs import configure_logs

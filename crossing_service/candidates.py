@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
-from crosskv.v1 import crossing_pb2
 from numpy.typing import NDArray
 
+from crosskv.v1 import crossing_pb2
 from shared.errors import InvalidFieldError, ModelMismatchError
 from shared.model.config import ModelConfig
 from shared.rpc.wire import packed

@@ -19,11 +19,11 @@ from shared.model.items import ItemIndex
 from shared.model.ranker import Ranker
 
 
-class ScoresNotFiniteError(CrossKVError):
+class NonFiniteScoresError(CrossKVError):
     """The model's scores are NaN: its input is beyond what float32 carries."""
 
     code = StatusCode.FAILED_PRECONDITION
-    reason = "SCORES_NOT_FINITE"
+    reason = "NON_FINITE_RESULT"
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -170,11 +170,11 @@ def _gaps(works: Sequence[ScoreWork]) -> NDArray[np.int64]:
     return gap_buckets(np.array(times, np.int64))
 
 
-def _not_finite(work: ScoreWork, asked: NDArray[np.float32]) -> ScoresNotFiniteError:
+def _not_finite(work: ScoreWork, asked: NDArray[np.float32]) -> NonFiniteScoresError:
     task, candidate = np.argwhere(~np.isfinite(asked))[0]
     features = work.candidates.features
     largest = 0.0 if features is None else float(np.abs(features[candidate]).max())
-    return ScoresNotFiniteError(
+    return NonFiniteScoresError(
         f"scores: {asked[task, candidate]} for candidate {candidate} of user "
         f"{work.entry.header.user!r}; its largest feature is {largest:g}: send features of the "
         "size the model was trained on, or encode the user again"

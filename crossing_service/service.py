@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from crosskv.v1 import crossing_pb2
-
 from crossing_service.candidates import CandidateReader
 from crossing_service.residency import Residency, Source
 from crossing_service.scorer import Scored, ScoreWork
+from crosskv.v1 import crossing_pb2
 from shared.metrics import UNKNOWN_ITEMS
 from shared.model.checkpoint import Checkpoint
 from shared.rpc.batcher import Batcher
