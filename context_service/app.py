@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from crosskv.v1 import context_pb2
 
 from context_service.encoder import ContextEncoder, Encoded, EncodeWork
 from context_service.history import History
 from context_service.service import ContextServicer
 from context_service.settings import ContextSettings
+from crosskv.v1 import context_pb2
 from shared.kv.codec import EntryCodec
 from shared.kv.valkey import ValkeyStore
 from shared.logs import configure_logs

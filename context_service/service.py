@@ -5,13 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from crosskv.v1 import context_pb2
-
 from context_service.encoder import Encoded, EncodeWork
 from context_service.history import History, read_history
 from context_service.metrics import ENTRY_BYTES, PUTS, TOKENS_ENCODED
 from context_service.pool_usage import rows_used
 from context_service.settings import ContextSettings
+from crosskv.v1 import context_pb2
 from shared.errors import (
     HistoryFullError,
     InvalidFieldError,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from crosskv.v1 import model_pb2
-
 from shared.model.checkpoint import Checkpoint
 from shared.rpc.wire import build
 

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from crosskv.v1 import context_pb2
 
+from crosskv.v1 import context_pb2
 from shared.errors import InvalidFieldError
-from tests.context_service.requests import actions, running_service
+from tests.context_service.servicer_calls import actions, running_service
 from tests.tiny_model import tiny_config
 
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from crosskv.v1 import context_pb2
 from prometheus_client import REGISTRY
 
+from crosskv.v1 import context_pb2
 from shared.errors import (
     DeadlineExceededError,
     HistoryFullError,
@@ -24,7 +24,7 @@ from shared.kv.codec import EntryHeader
 from shared.kv.memory import MemoryStore
 from shared.kv.store import PutOutcome
 from shared.rpc.deadline import Deadline
-from tests.context_service.requests import NOW_S, actions, part, running_service
+from tests.context_service.servicer_calls import NOW_S, actions, part, running_service
 from tests.tiny_model import FORMS, tiny_config
 
 forms = pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)

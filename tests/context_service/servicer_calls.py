@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from crosskv.v1 import context_pb2
 
 from context_service.encoder import ContextEncoder, Encoded, EncodeWork
 from context_service.service import ContextServicer
 from context_service.settings import ContextSettings
+from crosskv.v1 import context_pb2
 from shared.kv.codec import EntryCodec
 from shared.kv.memory import MemoryStore
 from shared.kv.store import KVStore

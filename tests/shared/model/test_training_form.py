@@ -1,0 +1,121 @@
+"""What is trained is what is served, apart from the router's gate; and the auxiliary losses."""
+
+from __future__ import annotations
+
+from math import exp, log
+from typing import Any
+
+import pytest
+import torch
+
+from kernels.histories import Pages
+from shared.model.batch import CandidateTokens, HistoryTokens, PagedKV, bounds
+from shared.model.config import ModelConfig
+from shared.model.kv_source import CollectiveKV
+from tests.tiny_model import FORMS, tiny_config, tiny_ranker
+
+LENGTHS, CANDIDATES = [5, 1, 33], [2, 3, 1]
+
+
+def _tokens(config: ModelConfig) -> tuple[HistoryTokens, CandidateTokens]:
+    generator = torch.Generator().manual_seed(4)
+
+    def draw(limit: int, *shape: int) -> torch.Tensor:
+        return torch.randint(limit, shape, generator=generator)
+
+    tokens, candidates = sum(LENGTHS), sum(CANDIDATES)
+    tables = 1 if config.items.kind == "list" else config.items.tables
+    return (
+        HistoryTokens(
+            draw(40, tokens, tables),
+            draw(3, tokens),
+            draw(2, tokens),
+            draw(32, tokens),
+            bounds(LENGTHS),
+        ),
+        CandidateTokens(
+            draw(40, candidates, tables),
+            draw(2, candidates),
+            draw(32, candidates),
+            torch.randn(candidates, 3, generator=generator, dtype=torch.float64),
+            bounds(CANDIDATES),
+        ),
+    )
+
+
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+def test_training_scores_are_serving_scores(form: dict[str, Any]) -> None:
+    """With gates wide open (a bias of 50 on every row), and entries in float64."""
+    config = tiny_config(**{**form, "entry_dtype": "float64"})
+    ranker = tiny_ranker(config, seed=2).double()
+    for name, parameter in ranker.named_parameters():
+        if name.endswith("router_bias"):
+            parameter.add_(50.0)
+    tokens, candidates = _tokens(config)
+    trained = ranker(tokens, candidates).logits.sigmoid()
+    blocks = torch.tensor([[0, -1, -1], [1, -1, -1], [2, 3, 4]], dtype=torch.int32)
+    arena = torch.zeros(5, ranker.layout.page_bytes, dtype=torch.uint8)
+    kv = PagedKV(arena, Pages(blocks, bounds(LENGTHS), config.page_tokens))
+    ranker.context_pass(tokens, kv)
+    served = ranker.crossing_pass(candidates, kv)
+    torch.testing.assert_close(trained, served, rtol=1e-11, atol=0)
+
+
+def test_the_gate_scales_pooled_rows_and_not_slices() -> None:
+    """CollectiveKV eq. 8: the gathered row times the sigmoid of the winning logit."""
+    source = _source(tiny_config())
+    h = torch.randn(6, 24, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    k, v, _ = source.training_form(h)
+    for side, (got, pool) in enumerate(((k, source.key_pool), (v, source.value_pool))):
+        for t in range(6):
+            logits = source.router_weight[side] @ h[t] + source.router_bias[side]
+            row = int(logits.argmax())
+            gate = 1 / (1 + exp(-float(logits[row])))
+            user_slice = (source.slices.weight @ h[t])[2 * side : 2 * side + 2]
+            for g in range(2):
+                wanted = torch.cat((user_slice, pool[row, g] * gate))
+                torch.testing.assert_close(got[t, g], wanted, rtol=1e-12, atol=0)
+
+
+def test_auxiliary_losses() -> None:
+    """CollectiveKV eq. 10 and 11, token by token, the mean of both sides."""
+    source = _source(tiny_config())
+    h = torch.randn(6, 24, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    losses = source.training_form(h)[2]
+    peak, balance = [], []
+    for side in range(2):
+        use = torch.zeros(37, dtype=torch.float64)
+        for t in range(6):
+            logits = source.router_weight[side] @ h[t] + source.router_bias[side]
+            peak.append(log(1 + exp(-float(logits.max()))))
+            use += logits.exp() / logits.exp().sum() / 6
+            assert losses.rows[side, t] == logits.argmax()
+        balance.append(sum(float(p) * log(37 * float(p)) for p in use))
+    assert float(losses.peak) == pytest.approx(sum(peak) / len(peak), rel=1e-12)
+    assert float(losses.balance) == pytest.approx(sum(balance) / 2, rel=1e-12)
+
+
+def test_even_use_has_no_balance_loss() -> None:
+    source = _source(tiny_config())
+    source.router_weight.zero_()
+    source.router_bias.zero_()
+    losses = source.training_form(torch.randn(6, 24, dtype=torch.float64))[2]
+    assert float(losses.balance) == pytest.approx(0.0, abs=1e-14)
+
+
+def test_every_parameter_gets_a_gradient() -> None:
+    """Routers through the gate, codes and slices straight through."""
+    for form in (FORMS["separate"], FORMS["coded"], FORMS["dense"]):
+        config = tiny_config(**form)
+        ranker = tiny_ranker(config, seed=2).double().train().requires_grad_(True)
+        tokens, candidates = _tokens(config)
+        ranker(tokens, candidates).logits.square().sum().backward()
+        for name, parameter in ranker.named_parameters():
+            assert parameter.grad is not None, (form, name)
+            assert parameter.grad.abs().sum() > 0, (form, name)
+
+
+def _source(config: ModelConfig) -> CollectiveKV:
+    source = tiny_ranker(config, seed=2).double().layers[0].kv
+    assert isinstance(source, CollectiveKV)
+    return source
