@@ -134,25 +134,41 @@ def test_unknown_scheme() -> None:
         ValkeyStore.connect(StoreSettings(url="ftp://127.0.0.1/0"))
 
 
-async def test_cluster_of_one() -> None:
-    with ValkeyServer(config={"cluster-enabled": "yes"}) as server:
-        client = Redis.from_url(f"redis://127.0.0.1:{server.port}")
-        await client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
-        for _ in range(500):
-            if b"cluster_state:ok" in await client.execute_command("CLUSTER", "INFO"):
-                break
-            await asyncio.sleep(0.02)
+async def _join(client: Redis, other: Redis, other_port: int) -> None:
+    """Make two nodes one cluster, each with half of the slots."""
+    await client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 8191)
+    await other.execute_command("CLUSTER", "ADDSLOTSRANGE", 8192, 16383)
+    await client.execute_command("CLUSTER", "MEET", "127.0.0.1", other_port)
+    for _ in range(1000):
+        infos = [await node.execute_command("CLUSTER", "INFO") for node in (client, other)]
+        if all(b"cluster_state:ok" in info and b"cluster_size:2" in info for info in infos):
+            return
+        await asyncio.sleep(0.02)
+    raise TimeoutError(f"the nodes did not join: {infos}")
+
+
+async def test_cluster_of_two() -> None:
+    config = {"cluster-enabled": "yes"}
+    with ValkeyServer(config=config) as server, ValkeyServer(config=config) as other:
+        nodes = [Redis.from_url(f"redis://127.0.0.1:{node.port}") for node in (server, other)]
+        await _join(*nodes, other.port)
         store = ValkeyStore.connect(StoreSettings(url=f"redis+cluster://127.0.0.1:{server.port}"))
-        for user in ("a", "ab", "a*", "{b}"):
+        users = ["a", "ab", "a*", "{b}", "c", "d", "e", "f"]
+        for user in users:
             header = header_of(user=user)
             assert await store.put(header, value_of(header)) is PutOutcome.STORED
             assert await store.get(user, FINGERPRINT) == value_of(header)
-        assert await store.delete("a*") == 1
-        assert await store.get("a*", FINGERPRINT) is None
-        assert await store.get("ab", FINGERPRINT) is not None
-        os.kill(server._process.pid, signal.SIGSTOP)
+        sizes = [await node.dbsize() for node in nodes]
+        assert min(sizes) > 0, "every user fell on one node: choose other ids"
+        for gone, user in enumerate(users, start=1):
+            assert await store.delete(user) == 1
+            assert sum([await node.dbsize() for node in nodes]) == len(users) - gone
+        for node in (server, other):
+            os.kill(node._process.pid, signal.SIGSTOP)
         with pytest.raises(StoreUnavailableError, match=r"redis\+cluster://127.0.0.1"):
             await asyncio.wait_for(store.get("a", FINGERPRINT), 3)
-        os.kill(server._process.pid, signal.SIGCONT)
+        for node in (server, other):
+            os.kill(node._process.pid, signal.SIGCONT)
         await store.close()
-        await client.aclose()
+        for client in nodes:
+            await client.aclose()
