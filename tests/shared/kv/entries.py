@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import xxhash
 from numpy.typing import NDArray
 
 from shared.kv.codec import EntryCodec, EntryHeader
@@ -91,3 +92,11 @@ def value_of(header: EntryHeader, seed: int = 0) -> bytes:
     """A stored value of the small tied model."""
     pages = random_pages(TIED, header.tokens, seed)
     return codec_of(TIED, header.fingerprint).encode(header, pages)
+
+
+def sealed(value: bytes) -> bytes:
+    """`value` with the digest that its bytes should have: what a wrong but honest writer stores."""
+    header_length = value[6] * 16
+    digest = xxhash.xxh3_64(value[:23] + value[31:header_length])
+    digest.update(value[header_length:])
+    return value[:23] + digest.digest() + value[31:]

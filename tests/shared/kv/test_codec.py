@@ -10,7 +10,6 @@ import msgpack
 import numpy as np
 import pytest
 import torch
-import xxhash
 
 from shared.errors import KVMissError, MissCause
 from shared.kv.codec import (
@@ -31,6 +30,7 @@ from tests.shared.kv.entries import (
     header_of,
     model_config,
     random_pages,
+    sealed,
 )
 
 CONFIGS = {name: model_config(**changes) for name, changes in FORMS.items()}
@@ -53,14 +53,6 @@ def cause_of(codec: EntryCodec, value: bytes, user: str = "42") -> MissCause:
         codec.decode(user, value)
     assert raised.value.user == user
     return raised.value.cause
-
-
-def sealed(value: bytes) -> bytes:
-    """`value` with the digest that its bytes should have: what a wrong but honest writer stores."""
-    header_length = value[6] * 16
-    digest = xxhash.xxh3_64(value[:23] + value[31:header_length])
-    digest.update(value[header_length:])
-    return value[:23] + digest.digest() + value[31:]
 
 
 def header_msgpack(*fields: Any) -> bytes:
@@ -319,40 +311,3 @@ def test_a_header_has_one_spelling() -> None:
         assert msgpack.unpackb(other)[4:8] == msgpack.unpackb(header)[4:8]
         wrong = sealed(other + payload)
         assert cause_of(codec_of(CONFIGS["tied"]), wrong) is MissCause.MALFORMED
-
-
-DEMO = {
-    "embed_dim": 64,
-    "heads": 2,
-    "kv_heads": 2,
-    "head_dim": 32,
-    "pool_rows": 256,
-    "router": "tied",
-}
-BASE = {
-    "embed_dim": 256,
-    "layers": 4,
-    "heads": 4,
-    "kv_heads": 4,
-    "head_dim": 64,
-    "pool_rows": 8192,
-    "max_history": 1024,
-    "page_tokens": 128,
-}
-
-
-@pytest.mark.parametrize(
-    ("changes", "tokens", "percent"),
-    [
-        (DEMO, 80, 4),
-        (DEMO | {"slices": "coded"}, 80, 4),
-        (BASE | {"router": "separate"}, 1024, 1),
-        (BASE | {"router": "tied"}, 1024, 1),
-    ],
-)
-def test_stored_bytes_against_dense(changes: dict[str, Any], tokens: int, percent: float) -> None:
-    """Header and padding included, of what K and V of the same tokens take in dense bf16."""
-    config = model_config(**changes)
-    user = "0f8fad5b-d9cb-469f-a165-70867728950e"
-    stored = len(encoded(config, header_of(user=user, tokens=tokens)))
-    assert stored <= percent / 100 * config.dense_bytes_per_token * tokens

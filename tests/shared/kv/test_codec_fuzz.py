@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 
 from shared.errors import KVMissError, MissCause
 from shared.kv.codec import MARKER, EntryHeader, read_header
-from tests.shared.kv.entries import FINGERPRINT, FORMS, codec_of, model_config, random_pages
-from tests.shared.kv.test_codec import sealed
+from tests.shared.kv.entries import FINGERPRINT, FORMS, codec_of, model_config, random_pages, sealed
 
 CONFIGS = {name: model_config(**changes) for name, changes in FORMS.items()}
 FORM = st.sampled_from(sorted(CONFIGS))
