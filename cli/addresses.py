@@ -1,0 +1,78 @@
+"""Where the local stack listens, as `crosskv up` writes it down for the other commands."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import psutil
+
+from cli.failure import CommandError
+
+STATE_FILE = Path("runs/up.json")
+
+
+@dataclass(frozen=True)
+class Addresses:
+    """Addresses of one stack."""
+
+    context: str
+    """host:port of the context service."""
+    crossing: str
+    """host:port of the crossing service."""
+    store: str
+    """URL of the store."""
+
+
+@contextmanager
+def announced(addresses: Addresses) -> Iterator[None]:
+    """`addresses` stand in the state file inside this, under this process's id.
+
+    Raises:
+        CommandError: another live process has announced a stack there.
+    """
+    if (other := _announced_by()) is not None:
+        raise CommandError(
+            f"a stack is already running here (process {other}, {STATE_FILE}); "
+            f"stop it with `kill {other}`, or work in another directory"
+        )
+    STATE_FILE.parent.mkdir(parents=True, exist_ok=True)
+    state = {"pid": os.getpid(), "started": psutil.Process().create_time(), **asdict(addresses)}
+    STATE_FILE.write_text(json.dumps(state, indent=2) + "\n")
+    try:
+        yield
+    finally:
+        STATE_FILE.unlink(missing_ok=True)
+
+
+def find_addresses(context: str | None, crossing: str | None) -> tuple[str, str]:
+    """Addresses of (context service, crossing service): the given ones, else the running stack's.
+
+    Raises:
+        CommandError: one is not given and no stack is running.
+    """
+    if context and crossing:
+        return context, crossing
+    if _announced_by() is None:
+        stale = f"{STATE_FILE} is left over from one that has ended" if STATE_FILE.exists() else ""
+        raise CommandError(
+            f"no stack is running here{f' ({stale})' if stale else ''}; start one with "
+            "`crosskv up` in another terminal, or pass --context and --crossing HOST:PORT"
+        )
+    state = json.loads(STATE_FILE.read_text())
+    return context or state["context"], crossing or state["crossing"]
+
+
+def _announced_by() -> int | None:
+    """Process id in the state file, if that very process is alive."""
+    try:
+        state = json.loads(STATE_FILE.read_text())
+        pid, started = int(state["pid"]), state["started"]
+        alive = psutil.Process(pid).create_time() == started  # ids are used again
+    except (OSError, ValueError, KeyError, psutil.NoSuchProcess):
+        return None
+    return pid if alive else None
