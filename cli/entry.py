@@ -1,0 +1,126 @@
+"""`crosskv encode`, `inspect` and `delete`: one user's stored entry."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from cli.history_file import read_actions
+from cli.movielens_user import Data, find_user, whole_history
+from cli.session import ContextAddress, CrossingAddress, User, converse
+
+if TYPE_CHECKING:
+    from ranking_client import ContextDescription, RankingClient, Receipt
+
+
+def encode(
+    user: User,
+    actions: Annotated[
+        Path | None,
+        typer.Option(
+            help="JSON or CSV file with item_id, action (a name), time_s; left out: MovieLens."
+        ),
+    ] = None,
+    data: Data = None,
+    context: ContextAddress = None,
+    crossing: CrossingAddress = None,
+) -> None:
+    """Encode a user's whole history and publish it to the store.
+
+    Examples:
+
+        crosskv encode --user 42
+
+        crosskv encode --user anna --actions anna.csv
+    """
+
+    async def talk(client: RankingClient) -> Receipt:
+        if actions is not None:
+            history = read_actions(actions, await client.describe_model())
+        else:
+            from training.movielens import load_movielens  # noqa: PLC0415  --help starts fast
+
+            history = whole_history(find_user(load_movielens(data), user))
+        return await client.encode(user, history)
+
+    receipt = converse(context, crossing, talk)
+    table = _facts(f"user {user}")
+    table.add_row("published", "yes" if receipt.published else "no: the store has a newer history")
+    table.add_row("actions", f"{receipt.tokens:,}")
+    table.add_row("dropped, oldest first", f"{receipt.dropped_actions:,}")
+    table.add_row("of items unknown to the model", f"{receipt.unknown_items:,}")
+    table.add_row("history version", str(receipt.history_version))
+    table.add_row("stored", f"{receipt.stored_bytes:,} bytes")
+    Console().print(table)
+
+
+def inspect(
+    user: User,
+    context: ContextAddress = None,
+    crossing: CrossingAddress = None,
+) -> None:
+    """Show a user's stored entry: version, size beside dense, pool rows used, age.
+
+    Example:
+
+        crosskv inspect --user 42
+    """
+
+    async def talk(client: RankingClient) -> ContextDescription:
+        return await client.describe(user)
+
+    entry = converse(context, crossing, talk)
+    table = _facts(f"user {user}")
+    table.add_row("model", entry.model_fingerprint)
+    table.add_row("history version", str(entry.history_version))
+    table.add_row("tokens", f"{entry.tokens:,}")
+    table.add_row(
+        "stored",
+        f"{entry.stored_bytes:,} bytes, {entry.stored_bytes / entry.dense_bytes:.2%} of "
+        f"{entry.dense_bytes:,} as dense bf16",
+    )
+    layers = zip(entry.key_rows_used, entry.value_rows_used, strict=True)
+    for number, (keys, values) in enumerate(layers, start=1):
+        table.add_row(
+            f"pool rows used, layer {number}",
+            f"{keys:,} by keys, {values:,} by values, of {entry.pool_rows:,}",
+        )
+    table.add_row("newest action", _utc(entry.last_event_time_s))
+    created_s = entry.created_ms / 1e3
+    table.add_row("encoded", f"{_utc(created_s)}, {time.time() - created_s:,.0f} s ago")
+    Console().print(table)
+
+
+def delete(
+    user: User,
+    context: ContextAddress = None,
+    crossing: CrossingAddress = None,
+) -> None:
+    """Delete everything stored of a user, under every model.
+
+    Example:
+
+        crosskv delete --user 42
+    """
+
+    async def talk(client: RankingClient) -> int:
+        return await client.delete(user)
+
+    deleted = converse(context, crossing, talk)
+    Console().print(f"user {user}: {deleted} {'entry' if deleted == 1 else 'entries'} deleted")
+
+
+def _facts(title: str) -> Table:
+    table = Table(title=title, show_header=False, expand=False)
+    table.add_column(style="dim")
+    table.add_column()
+    return table
+
+
+def _utc(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(seconds))

@@ -1,0 +1,68 @@
+"""`crosskv train` and `crosskv evaluate`: the demo's checkpoint and its twins."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from cli.movielens_user import Data
+from cli.stack import require_checkpoint
+from cli.up import DEFAULT_CHECKPOINT
+
+
+def train(
+    data: Data = None,
+    out: Annotated[
+        Path, typer.Option(help="Directory for the checkpoint and metrics.json.")
+    ] = DEFAULT_CHECKPOINT,
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of each variant.")] = 3,
+) -> None:
+    """Train the model and its twins (dense, no context) on MovieLens and write the checkpoint.
+
+    Examples:
+
+        crosskv train
+
+        crosskv train --seeds 1 --out runs/mine
+    """
+    from training.study import run_study  # noqa: PLC0415
+
+    from training.movielens import load_movielens  # noqa: PLC0415  --help starts fast
+
+    run_study(load_movielens(data), out, seeds)
+
+
+def evaluate(
+    checkpoint: Annotated[
+        Path, typer.Option(help="Directory of the checkpoint to evaluate.")
+    ] = DEFAULT_CHECKPOINT,
+    data: Data = None,
+) -> None:
+    """Evaluate a checkpoint in this process on every user's held-out part.
+
+    Examples:
+
+        crosskv evaluate
+
+        crosskv evaluate --checkpoint runs/mine
+    """
+    require_checkpoint(checkpoint)
+    from shared.model.checkpoint import load_checkpoint  # noqa: PLC0415  --help starts fast
+    from training.cases import CaseSampler  # noqa: PLC0415
+    from training.evaluation import evaluate as evaluate_offline  # noqa: PLC0415
+    from training.movielens import load_movielens  # noqa: PLC0415
+
+    cases = CaseSampler(load_movielens(data)).test_cases()
+    console = Console()
+    with console.status(f"scoring {len(cases):,} users"):
+        metrics = evaluate_offline(load_checkpoint(checkpoint), cases)
+    table = Table(title=f"{checkpoint}: {len(cases):,} users, held-out part", expand=False)
+    for name in ("task", "AUC", "GAUC", "LogLoss"):
+        table.add_column(name, justify="left" if name == "task" else "right")
+    for task, figures in metrics.items():
+        table.add_row(task, f"{figures.auc:.4f}", f"{figures.gauc:.4f}", f"{figures.log_loss:.4f}")
+    console.print(table)

@@ -1,0 +1,62 @@
+"""One command's conversation with a running stack."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Annotated, TypeVar
+
+import typer
+
+from cli.addresses import find_addresses
+from cli.failure import CommandError
+
+if TYPE_CHECKING:
+    from ranking_client import LoadHistory, RankingClient
+
+_TIMEOUT_S = 10.0  # a command line may wait longer than an orchestrator
+
+Reply = TypeVar("Reply")
+
+User = Annotated[str, typer.Option(help="User id.")]
+ContextAddress = Annotated[
+    str | None,
+    typer.Option("--context", help="HOST:PORT of the context service; left out: of `crosskv up`."),
+]
+CrossingAddress = Annotated[
+    str | None,
+    typer.Option(
+        "--crossing", help="HOST:PORT of the crossing service; left out: of `crosskv up`."
+    ),
+]
+
+
+def converse(
+    context: str | None,
+    crossing: str | None,
+    talk: Callable[[RankingClient], Awaitable[Reply]],
+    load_history: LoadHistory | None = None,
+) -> Reply:
+    """What `talk` returns, given a client of the stack at the addresses (None: of the running one).
+
+    `load_history` is where the client gets a history that has not been encoded yet.
+
+    Raises:
+        CommandError: no stack is running, or a service does not answer.
+    """
+    context, crossing = find_addresses(context, crossing)
+    from ranking_client import RankingClient, ServiceUnavailableError  # noqa: PLC0415  gRPC
+
+    async def run() -> Reply:
+        async with RankingClient(
+            [context], [crossing], timeout_s=_TIMEOUT_S, load_history=load_history
+        ) as client:
+            return await talk(client)
+
+    try:
+        return asyncio.run(run())
+    except ServiceUnavailableError as error:
+        raise CommandError(
+            f"{error}; is `crosskv up` still running, and are {context} and {crossing} its "
+            "addresses?"
+        ) from error

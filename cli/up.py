@@ -1,0 +1,67 @@
+"""`crosskv up`: the local stack, until Ctrl-C."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.panel import Panel
+
+from cli.addresses import announced
+from cli.stack import LocalStack, StackPorts
+
+DEFAULT_CHECKPOINT = Path("checkpoints/ml-100k")
+LOGS = Path("runs/up")
+_WATCH_S = 0.5
+
+Port = Annotated[int | None, typer.Option(min=1, max=65535, help="Port; left out: a free one.")]
+
+
+def up(
+    checkpoint: Annotated[
+        Path, typer.Option(help="Directory of the checkpoint to serve.")
+    ] = DEFAULT_CHECKPOINT,
+    context_port: Port = None,
+    crossing_port: Port = None,
+    store_port: Port = None,
+) -> None:
+    """Start a Valkey server and both services, and keep them running until Ctrl-C.
+
+    Logs go to runs/up/; runs/up.json tells the other commands where the services listen.
+
+    Examples:
+
+        crosskv up
+
+        crosskv up --checkpoint runs/mine --context-port 50051 --crossing-port 50052
+    """
+    console = Console()
+    ports = StackPorts(context_port, crossing_port, store_port)
+    with LocalStack(checkpoint, LOGS, console, ports) as stack, announced(stack.addresses):
+        at = stack.addresses
+        console.print(
+            Panel(
+                f"context service   {at.context}\n"
+                f"crossing service  {at.crossing}\n"
+                f"store             {at.store}\n"
+                f"checkpoint        {checkpoint}\n\n"
+                "[bold]In another terminal, in this directory:[/]\n"
+                "  crosskv encode --user 42\n"
+                "  crosskv rank --user 42 --top 10\n"
+                "  crosskv inspect --user 42\n\n"
+                "Ctrl-C stops all three.",
+                title="CrossKV is up",
+                expand=False,
+            ),
+            highlight=False,
+        )
+        try:
+            while True:
+                stack.check()
+                time.sleep(_WATCH_S)
+        except KeyboardInterrupt:
+            console.print("stopping")
+    console.print("stopped")
