@@ -163,10 +163,7 @@ def _surfaces(works: Sequence[ScoreWork]) -> NDArray[np.int64]:
 
 def _gaps(works: Sequence[ScoreWork]) -> NDArray[np.int64]:
     """[works] bucket of the time from the user's newest action to the request."""
-    times = [
-        max(0, work.candidates.request_time_s - work.entry.header.last_event_time_s)
-        for work in works
-    ]
+    times = [work.candidates.request_time_s - work.entry.header.last_event_time_s for work in works]
     return gap_buckets(np.array(times, np.int64))
 
 

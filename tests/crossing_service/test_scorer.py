@@ -78,8 +78,12 @@ def test_a_batch_scores_as_each_request_alone(form: dict[str, Any]) -> None:
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
 def test_scores_are_the_models_own_bit_for_bit(form: dict[str, Any]) -> None:
     house = House(**form)
-    house.reside("other", 60)  # so that pages are not in order from 0
+    for user in "abcd":
+        house.reside(user, 5)
+    for user in "dbac":
+        house.arena.drop(user)
     entry = house.reside("u", 37)
+    assert entry.pages.tolist() != sorted(entry.pages)
     candidates = house.candidates(9, seed=1)
     [scores] = score(house, (entry, candidates))
     assert scores.dtype == np.float32
