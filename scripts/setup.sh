@@ -26,7 +26,7 @@ python=${PYTHON:-python3}
 
 echo "Installing the pinned dependencies into .venv (once; about a minute)"
 "$python" -m venv --clear .venv
-.venv/bin/python -m pip install --disable-pip-version-check --progress-bar on --quiet \
+.venv/bin/python -m pip install --disable-pip-version-check \
     --requirement requirements.lock
 .venv/bin/python -m pip install --disable-pip-version-check --quiet \
     --no-deps --no-build-isolation --editable .
