@@ -131,9 +131,9 @@ def test_a_result_that_is_not_finite_is_refused_alone(tmp_path: Path, form: dict
 
 @pytest.mark.parametrize("form", [{}, {"kv": "dense"}], ids=["separate", "dense"])
 def test_overflow_of_the_entry_dtype_is_refused(tmp_path: Path, form: dict[str, Any]) -> None:
-    """Finite in float64, infinite as bf16."""
+    """Finite in float64, infinite as bf16; in the last layer, whose result nothing else reads."""
     checkpoint = _checkpoint(tmp_path, form)
-    source = checkpoint.ranker.layers[1].kv
+    source = checkpoint.ranker.layers[-1].kv
     (source.key if form else source.slices).weight.fill_(1e39)
     (result,) = ContextEncoder(checkpoint, "cpu").encode([EncodeWork(_history(5, 1))])
     assert isinstance(result, NonFiniteResultError)
