@@ -17,7 +17,14 @@ from crosskv.v1 import crossing_pb2
 from kernels.histories import Pages
 from shared.kv.codec import EntryCodec, EntryHeader
 from shared.kv.memory import MemoryStore
-from shared.model.batch import HistoryTokens, PagedKV, action_gaps, bounds
+from shared.model.batch import (
+    CandidateTokens,
+    HistoryTokens,
+    PagedKV,
+    action_gaps,
+    bounds,
+    gap_buckets,
+)
 from shared.model.checkpoint import Checkpoint
 from shared.model.config import ItemHashConfig, ModelConfig
 from shared.model.items import ItemHash, ItemList
@@ -134,6 +141,32 @@ class House:
         """Straight into the arena, without a store."""
         entry = self.codec.decode(user, self.value(user, tokens, version))
         return self.arena.insert(entry, self.arena.stage(entry.payload), self.clock())
+
+    def direct(self, value: bytes, user: str, candidates: Candidates) -> NDArray[np.float32]:
+        """The model's own crossing pass over the value's payload alone, [tasks, n]."""
+        entry = self.codec.decode(user, value)
+        rows, _ = self.checkpoint.items.rows(candidates.item_ids)
+        count = len(rows)
+        gap = gap_buckets(np.array([candidates.request_time_s - entry.header.last_event_time_s]))
+        surfaces = candidates.surfaces
+        features = candidates.features
+        tokens = CandidateTokens(
+            torch.from_numpy(rows),
+            torch.zeros(count, dtype=torch.int64)
+            if surfaces is None
+            else torch.from_numpy(surfaces.astype(np.int64)),
+            torch.from_numpy(gap.repeat(count)),
+            None if features is None else torch.from_numpy(features.copy()),
+            bounds([count]),
+        )
+        pages = Pages(
+            torch.arange(len(entry.payload), dtype=torch.int32)[None],
+            bounds([entry.header.tokens]),
+            self.config.page_tokens,
+        )
+        payload = torch.from_numpy(entry.payload.copy())
+        scores = self.checkpoint.ranker.crossing_pass(tokens, PagedKV(payload, pages))
+        return scores[:, list(candidates.tasks)].T.numpy()
 
     def candidates(self, count: int, seed: int = 0, **changes: Any) -> Candidates:
         """Every field in use; `changes` replace request fields."""

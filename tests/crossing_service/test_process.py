@@ -23,7 +23,6 @@ from shared.kv.valkey import ValkeyStore
 from shared.model.checkpoint import Checkpoint, load_checkpoint
 from shared.settings import StoreSettings
 from tests.crossing_service.house import House
-from tests.crossing_service.test_scorer import direct
 from tests.tiny_model import tiny_checkpoint_dir, tiny_config
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -103,7 +102,7 @@ async def test_serves_the_models_scores_and_ends_cleanly(tmp_path: Path, valkey_
             reply = await crossing.ScoreCandidates(request, timeout=10)
             assert loaded.fingerprint == reply.model_fingerprint
             house.codec, house.checkpoint = codec, loaded
-            expected = direct(house, value, "crossing-process", candidates)
+            expected = house.direct(value, "crossing-process", candidates)
             np.testing.assert_array_equal(np.array(reply.scores, np.float32), expected.ravel())
 
             request.user_id = "crossing-process-nobody"

@@ -132,7 +132,7 @@ async def test_each_request_waits_with_its_own_deadline() -> None:
     patient = asyncio.create_task(acquire(house))
     await begun()
     with pytest.raises(StoreUnavailableError, match="the store did not answer within"):
-        await house.residency.acquire("u", 0, Deadline.after(0.03))
+        await house.residency.acquire("u", 0, Deadline.after(0.2))
     assert not patient.done()
     house.store.gate.set()
     assert (await patient).source is Source.STORE

@@ -12,9 +12,7 @@ from numpy.typing import NDArray
 from crossing_service.arena import ResidentEntry
 from crossing_service.candidates import Candidates
 from crossing_service.scorer import NonFiniteScoresError, Scored, ScoreWork
-from kernels.histories import Pages
 from shared.errors import KVMissError
-from shared.model.batch import CandidateTokens, PagedKV, bounds, gap_buckets
 from tests.crossing_service.house import FIRST_EVENT_S, House
 from tests.tiny_model import FORMS
 
@@ -25,33 +23,6 @@ def score(house: House, *works: tuple[ResidentEntry, Candidates]) -> list[NDArra
         assert isinstance(outcome, Scored)
         scores.append(outcome.scores)
     return scores
-
-
-def direct(house: House, value: bytes, user: str, candidates: Candidates) -> NDArray[np.float32]:
-    """The model's own crossing pass over the value's payload alone, [tasks, n]."""
-    entry = house.codec.decode(user, value)
-    rows, _ = house.checkpoint.items.rows(candidates.item_ids)
-    count = len(rows)
-    gap = gap_buckets(np.array([candidates.request_time_s - entry.header.last_event_time_s]))
-    surfaces = candidates.surfaces
-    features = candidates.features
-    tokens = CandidateTokens(
-        torch.from_numpy(rows),
-        torch.zeros(count, dtype=torch.int64)
-        if surfaces is None
-        else torch.from_numpy(surfaces.astype(np.int64)),
-        torch.from_numpy(gap.repeat(count)),
-        None if features is None else torch.from_numpy(features.copy()),
-        bounds([count]),
-    )
-    pages = Pages(
-        torch.arange(len(entry.payload), dtype=torch.int32)[None],
-        bounds([entry.header.tokens]),
-        house.config.page_tokens,
-    )
-    payload = torch.from_numpy(entry.payload.copy())
-    scores = house.checkpoint.ranker.crossing_pass(tokens, PagedKV(payload, pages))
-    return scores[:, list(candidates.tasks)].T.numpy()
 
 
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
@@ -88,7 +59,7 @@ def test_scores_are_the_models_own_bit_for_bit(form: dict[str, Any]) -> None:
     [scores] = score(house, (entry, candidates))
     assert scores.dtype == np.float32
     assert scores.flags.c_contiguous
-    np.testing.assert_array_equal(scores, direct(house, house.value("u", 37), "u", candidates))
+    np.testing.assert_array_equal(scores, house.direct(house.value("u", 37), "u", candidates))
     assert len(np.unique(scores)) > 9  # candidates and tasks differ, so the equality says something
 
 
@@ -103,7 +74,7 @@ def test_nobody_sees_what_a_page_held_before(form: dict[str, Any]) -> None:
         for layer in range(house.config.layers):
             for plane in house.layout.planes(house.arena.tensor, layer).values():
                 plane[last, used:] = float("nan") if plane.dtype.is_floating_point else 77
-        expected = direct(house, house.value(user, 37), user, candidates)
+        expected = house.direct(house.value(user, 37), user, candidates)
         np.testing.assert_array_equal(score(house, (entry, candidates))[0], expected)
 
 

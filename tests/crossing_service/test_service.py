@@ -17,12 +17,11 @@ from prometheus_client import REGISTRY
 from crossing_service.scorer import Scored, ScoreWork
 from crossing_service.service import CrossingServicer
 from crosskv.v1 import crossing_pb2
-from shared.errors import InvalidFieldError, KVMissError, ModelMismatchError
+from shared.errors import InvalidFieldError, KVMissError, ModelMismatchError, QueueFullError
 from shared.rpc.batcher import Batcher
 from shared.rpc.deadline import Deadline
 from shared.rpc.wire import parse
 from tests.crossing_service.house import FINGERPRINT, House
-from tests.crossing_service.test_scorer import direct
 from tests.tiny_model import FORMS
 
 FOREVER = Deadline.after(None)
@@ -75,7 +74,7 @@ async def test_encode_store_fetch_score_equals_the_model_bit_for_bit(form: dict[
         value = await crossing.house.publish("u", tokens=37, version=9)
         reply = await crossing.score("u", 13, seed=3)
         candidates = crossing.house.candidates(13, seed=3)
-        expected = direct(crossing.house, value, "u", candidates)
+        expected = crossing.house.direct(value, "u", candidates)
         np.testing.assert_array_equal(scores_of(reply), expected)
         assert list(reply.tasks) == ["watch", "like"]
         assert reply.model_fingerprint == FINGERPRINT
@@ -101,6 +100,44 @@ async def test_concurrent_requests_get_their_own_scores() -> None:
             entry = crossing.house.arena.find(user)
             assert entry is not None
             assert entry.pins == 0
+
+
+async def test_no_wrong_score_while_a_small_cache_churns() -> None:
+    """Fetches, evictions, replacements and cancellations, with a third of the requests cut off."""
+    tokens = {"a": 5, "b": 30, "c": 48, "d": 33, "e": 16}
+    async with service(cache_pages=6) as crossing:
+        house = crossing.house
+        values = {user: await house.publish(user, count) for user, count in tokens.items()}
+
+        turns = asyncio.Semaphore(3)  # of up to three pages each, in a cache of six
+
+        async def ask(number: int) -> str:
+            user, count = "abcde"[number * 7 % 5], 1 + number % 9
+            async with turns:
+                request = asyncio.create_task(crossing.score(user, count, seed=number))
+                if number % 3 == 0:
+                    for _ in range(number % 11):
+                        await asyncio.sleep(0)
+                    request.cancel()
+                if number % 10 == 0:
+                    house.arena.drop(user)
+                try:
+                    reply = await request
+                except asyncio.CancelledError:
+                    return "cancelled"
+                except QueueFullError:
+                    return "refused"
+            expected = house.direct(values[user], user, house.candidates(count, seed=number))
+            np.testing.assert_allclose(scores_of(reply), expected, atol=1e-6, rtol=0)
+            return "scored"
+
+        outcomes = await asyncio.gather(*map(ask, range(150)))
+        assert {"scored", "cancelled"} <= set(outcomes)
+        assert house.store.gets > len(tokens)
+        await crossing.score("a", 1)  # behind whatever cancelled ones had begun
+        for user in tokens:
+            entry = house.arena.find(user)
+            assert entry is None or entry.pins == 0
 
 
 async def test_asked_tasks_only_in_asked_order() -> None:
