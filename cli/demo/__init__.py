@@ -1,0 +1,1 @@
+"""`crosskv demo`: MovieLens through real processes, measured and told as pictures."""

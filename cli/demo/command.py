@@ -1,0 +1,139 @@
+"""`crosskv demo`: start everything, replay MovieLens, compare with offline, tell it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from cli.failure import CommandError
+from cli.learning import OFFLINE_THREADS
+from cli.movielens_user import Data
+from cli.stack import LocalStack, require_checkpoint
+from cli.up import DEFAULT_CHECKPOINT
+
+if TYPE_CHECKING:
+    from cli.addresses import Addresses
+    from cli.demo.replay import Replay
+    from cli.demo.story import Story
+    from training.cases import RankingCase
+    from training.movielens import MovieLens
+
+_CALL_TIMEOUT_S = 30.0  # a measurement waits; an orchestrator would not
+
+
+def demo(
+    data: Data = None,
+    users: Annotated[int, typer.Option(min=1, help="Users to replay, at most.")] = 300,
+    concurrency: Annotated[int, typer.Option(min=1, help="Requests in flight.")] = 4,
+    checkpoint: Annotated[
+        Path, typer.Option(help="Directory of the checkpoint to serve.")
+    ] = DEFAULT_CHECKPOINT,
+    out: Annotated[
+        Path, typer.Option(help="Directory for summary.json, report.html and logs/.")
+    ] = Path("runs/demo"),
+) -> None:
+    """Rank real users end to end: MovieLens through a store and two services, on this machine.
+
+    Starts a Valkey server, the context service and the crossing service, replays users through the
+    client, checks the ranking against the offline evaluation, and stops everything again.
+
+    Examples:
+
+        crosskv demo
+
+        crosskv demo --users 50 --data ~/ml-100k --out runs/small
+    """
+    began = time.perf_counter()
+    console = Console()
+    require_checkpoint(checkpoint)
+    # Imported only now: a missing checkpoint is told at once, and so is --help.
+    import torch  # noqa: PLC0415
+
+    from cli.demo.facts import gather_facts  # noqa: PLC0415
+    from cli.demo.report import ReportInput, render_report  # noqa: PLC0415
+    from cli.demo.story import tell_story  # noqa: PLC0415
+    from cli.demo.study import read_study  # noqa: PLC0415
+    from cli.demo.summary import require_equal_quality, summarise  # noqa: PLC0415
+    from cli.demo.table import print_summary  # noqa: PLC0415
+    from shared.model.checkpoint import load_checkpoint  # noqa: PLC0415
+    from training.cases import CaseSampler  # noqa: PLC0415
+    from training.evaluation import offline_scores, task_metrics  # noqa: PLC0415
+    from training.movielens import load_movielens  # noqa: PLC0415
+
+    movielens = load_movielens(data)
+    cases = CaseSampler(movielens).test_cases()[:users]
+    if not cases:
+        raise CommandError("no user of the data has both a history and a later action to rank")
+    with LocalStack(checkpoint, out / "logs", console) as stack:
+        at = stack.addresses
+        console.print(f"context service {at.context}, crossing service {at.crossing}, {at.store}")
+        try:
+            replayed, story = asyncio.run(_replay(at, movielens, cases, concurrency, console))
+        except Exception:
+            stack.check()  # if a process has died, that is the cause
+            raise
+    torch.set_num_threads(OFFLINE_THREADS)
+    with console.status("scoring the same cases in this process"):
+        loaded = load_checkpoint(checkpoint)
+        offline = task_metrics(cases, offline_scores(loaded, cases))
+    summary = summarise(
+        replayed,
+        dense_bytes=replayed.tokens * loaded.config.dense_bytes_per_token,
+        candidates=sum(len(case.candidate_ids) for case in cases),
+        served=task_metrics(cases, replayed.scores),
+        offline=offline,
+        wall_s=time.perf_counter() - began,
+    )
+    summary.write(out / "summary.json")
+    page = render_report(
+        ReportInput(
+            summary=summary,
+            story=story,
+            encode_ms=replayed.encode_ms,
+            score_ms=replayed.score_ms,
+            study=read_study(checkpoint, loaded.fingerprint),
+            concurrency=concurrency,
+            facts=gather_facts(loaded, checkpoint),
+        )
+    )
+    (out / "report.html").write_text(page, "utf-8")
+    tell_story(story, console)
+    print_summary(summary, concurrency, console)
+    require_equal_quality(summary.tasks)
+    console.print(f"\n{out / 'summary.json'} and {out / 'report.html'} written", highlight=False)
+
+
+async def _replay(
+    addresses: Addresses,
+    movielens: MovieLens,
+    cases: Sequence[RankingCase],
+    concurrency: int,
+    console: Console,
+) -> tuple[Replay, Story]:
+    from cli.demo.replay import replay, task_scores  # noqa: PLC0415
+    from cli.demo.story import make_story, typical_case  # noqa: PLC0415
+    from cli.movielens_user import unseen_items  # noqa: PLC0415
+    from ranking_client import RankingClient  # noqa: PLC0415
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    async with RankingClient(
+        [addresses.context], [addresses.crossing], timeout_s=_CALL_TIMEOUT_S
+    ) as client:
+        with Progress(*columns, console=console) as progress:
+            replayed = await replay(client, cases, concurrency, progress)
+        case = cases[typical_case(cases, replayed.scores)]
+        items = unseen_items(movielens, case.item_ids)
+        reply = await client.score(case.user, items, request_time_s=case.request_time_s)
+    return replayed, make_story(movielens, case, items, task_scores(reply))

@@ -1,0 +1,270 @@
+"""`report.html`: the demo as one page that needs no other file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from html import escape
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cli.demo.charts import (
+    TimelinePoint,
+    comparison,
+    histogram,
+    kilobytes,
+    size_bars,
+    timeline,
+)
+from cli.demo.story import PastAction, RankedItem, Story, hits_sentence, stars
+from cli.demo.study import Study
+from cli.demo.style import STYLE
+from cli.demo.summary import Summary
+from cli.demo.svg import WIDTH, bar, dot, element
+from training.cases import LIKED
+
+_SESSION_GAP_S = 6 * 3600
+_TASK_QUESTIONS = {
+    "watch": "Which films does the user watch next? Held-out films against as many unseen ones, "
+    "drawn by popularity.",
+    "like": "Which of the watched films does the user rate 4 or 5?",
+}
+
+
+@dataclass(frozen=True)
+class ReportInput:
+    """Everything the page shows."""
+
+    summary: Summary
+    story: Story
+    encode_ms: NDArray[np.float64]
+    score_ms: NDArray[np.float64]
+    study: Study | None
+    """None: the checkpoint came without one of its own."""
+    concurrency: int
+    facts: Mapping[str, str]
+    """What it ran on."""
+
+
+def render_report(source: ReportInput) -> str:
+    """The page as HTML."""
+    summary = source.summary
+    body = "\n".join(
+        (
+            _header(summary),
+            _story_section(source.story),
+            _quality_section(source),
+            _size_section(summary),
+            _latency_section(source),
+            _facts_section(source.facts),
+        )
+    )
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>CrossKV demo</title>\n<style>{STYLE}</style>\n</head>\n"
+        f"<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
+    )
+
+
+def _header(summary: Summary) -> str:
+    share = summary.stored_bytes_per_user / summary.dense_bytes_per_user
+    tiles = (
+        (f"{summary.users:,}", "users encoded and ranked"),
+        (f"{summary.candidates:,}", "candidates scored"),
+        (f"{summary.tasks['watch'].auc:.3f}", "AUC of watch, through the services"),
+        (f"{share:.1%}", "of dense bf16 keys and values stored"),
+        (f"{summary.score_ms_p50:.1f} ms", "median score request"),
+        (f"{summary.requests_per_s:,.0f} / s", "requests, encodes and scores"),
+    )
+    items = "".join(
+        f"<li><strong>{escape(value)}</strong><span>{escape(what)}</span></li>"
+        for value, what in tiles
+    )
+    return (
+        "<header>\n<h1>Histories encoded once, candidates crossed with what was stored</h1>\n"
+        '<p class="lead">MovieLens 100K through a context service, a Valkey store and a crossing '
+        "service: three processes that share nothing but the store. Every figure on this page was "
+        "measured in one run of <code>crosskv demo</code>, except the offline study that is marked "
+        f'as one.</p>\n<ul class="tiles">{items}</ul>\n</header>'
+    )
+
+
+def _story_section(story: Story) -> str:
+    history = "".join(_history_row(action) for action in reversed(story.recent))
+    ranking = "".join(_ranking_row(number, item) for number, item in enumerate(story.top, start=1))
+    return _section(
+        f"User {story.actions.user}",
+        "The user of this run whose own watch AUC is the median. Each dot is a rating in time "
+        "order; dashed lines are breaks of more than six hours.",
+        _figure(timeline("Ratings in time order", _points(story), _sessions(story), story.cut)),
+        _key((("quiet", "encoded history"), ("warm", "held out"), ("good", "held out and liked"))),
+        f"<h3>Ranked on top of {story.ranked:,} films not seen by then</h3>",
+        f"<p>{escape(hits_sentence(story))}</p>",
+        _table(("#", "film", "watch", "#like", "afterwards"), ranking),
+        f"<h3>The last {len(story.recent)} actions before that</h3>",
+        _table(("day", "film", "rating"), history),
+    )
+
+
+def _points(story: Story) -> list[TimelinePoint]:
+    points = []
+    for number, rating in enumerate(story.actions.ratings.tolist()):
+        held_out = "good" if rating >= LIKED else "warm"
+        kind = "quiet" if number < story.cut else held_out
+        points.append(TimelinePoint(rating, kind, f"action {number + 1}: {rating} of 5"))
+    return points
+
+
+def _sessions(story: Story) -> list[tuple[int, str]]:
+    times = story.actions.times_s
+    starts = [0, *(np.flatnonzero(np.diff(times) > _SESSION_GAP_S) + 1).tolist()]
+    return [
+        (start, datetime.fromtimestamp(int(times[start]), UTC).strftime("%d %b %Y"))
+        for start in starts
+    ]
+
+
+def _history_row(action: PastAction) -> str:
+    return (
+        f'<tr><td class="watched">{escape(action.day)}</td><td>{escape(action.title)}</td>'
+        f"<td>{_stars(action.rating)}</td></tr>"
+    )
+
+
+def _ranking_row(number: int, item: RankedItem) -> str:
+    outcome = '<span class="hint">not watched</span>'
+    if item.rating is not None:
+        kind = "liked" if item.rating >= LIKED else "watched"
+        outcome = f'<span class="{kind}">{item.outcome}</span> {_stars(item.rating)}'
+    return (
+        f'<tr><td class="number">{number}</td><td>{escape(item.title)}</td>'
+        f'<td class="meter">{item.watch:.3f} {_meter(item.watch)}</td>'
+        f'<td class="number">{item.like:.3f}</td><td>{outcome}</td></tr>'
+    )
+
+
+def _stars(rating: int) -> str:
+    return f'<span class="stars" role="img" aria-label="{rating} of 5">{stars(rating)}</span>'
+
+
+def _meter(share: float) -> str:
+    """A bar beside its number; readers of the page's text have the number."""
+    drawn = bar(0, 0, WIDTH, 40, "future") + bar(0, 0, WIDTH * share, 40, "brand")
+    return element(
+        "svg", drawn, viewBox=f"0 0 {WIDTH} 40", aria_hidden="true", preserveAspectRatio="none"
+    )
+
+
+def _quality_section(source: ReportInput) -> str:
+    summary = source.summary
+    rows = "".join(
+        f'<tr><td>{task}</td><td class="number">{figures.auc:.5f}</td>'
+        f'<td class="number">{figures.offline_auc:.5f}</td>'
+        f'<td class="number">{figures.gauc:.5f}</td>'
+        f'<td class="number">{figures.offline_gauc:.5f}</td></tr>'
+        for task, figures in summary.tasks.items()
+    )
+    return _section(
+        "Ranking quality",
+        "Scores that came over the wire must rank exactly as scores computed in one process; the "
+        "demo fails if a metric differs by more than 0.0001.",
+        _table(("task", "#AUC, services", "#offline", "#GAUC, services", "#offline"), rows),
+        *_study_parts(source.study, summary),
+    )
+
+
+def _study_parts(study: Study | None, summary: Summary) -> list[str]:
+    if study is None:
+        return ["<p>The checkpoint came without a study of its own to compare with.</p>"]
+    shuffled = ", ".join(f"{task} {auc:.3f}" for task, auc in study.shuffled_auc.items())
+    parts = [
+        "<h3>Beside its twins</h3>",
+        "<p>Dots are the offline study that came with the checkpoint: mean over "
+        f"{study.seeds} seeds on all users, bars one standard deviation. The dashed line is this "
+        f"run's {summary.users:,} users through the services, so it need not meet a dot. Trained "
+        f"on labels dealt out at random, the same model reaches an AUC of {shuffled}.</p>",
+    ]
+    for task, figures in summary.tasks.items():
+        parts.append(f"<h3>{task}</h3><p class='hint'>{escape(_TASK_QUESTIONS[task])}</p>")
+        for metric, served in (("auc", figures.auc), ("gauc", figures.gauc)):
+            estimates = study.estimates[task, metric]
+            chart = comparison(f"Compared: {task}", metric.upper(), estimates, served)
+            parts.append(_figure(chart))
+    return parts
+
+
+def _size_section(summary: Summary) -> str:
+    stored, dense = summary.stored_bytes_per_user, summary.dense_bytes_per_user
+    bars = (("dense bf16", dense, "quiet"), ("stored", stored, "brand"))
+    return _section(
+        "Bytes stored for a user",
+        f"The stored value, header and page padding included, is {stored / dense:.2%} of the same "
+        f"history as dense bf16 keys and values: {kilobytes(stored)} instead of "
+        f"{kilobytes(dense)}, mean over {summary.users:,} users.",
+        _figure(size_bars("Bytes a user", bars)),
+    )
+
+
+def _latency_section(source: ReportInput) -> str:
+    return _section(
+        "Latency",
+        f"Measured by the client around each call with {source.concurrency} requests in flight, "
+        "all processes on the machine below; waiting for others in flight and the first, cold "
+        "request included. The score requests are the first after the encode, so each fetches its "
+        "entry from the store.",
+        "<h3>Encode: history in, entry published</h3>",
+        _figure(histogram("Encode latency", source.encode_ms, "ms", "brand")),
+        "<h3>Score: candidates in, scores of both tasks out</h3>",
+        _figure(histogram("Score latency", source.score_ms, "ms", "warm")),
+    )
+
+
+def _facts_section(facts: Mapping[str, str]) -> str:
+    rows = "".join(
+        f"<tr><th scope='row'>{escape(name)}</th><td>{escape(value)}</td></tr>"
+        for name, value in facts.items()
+    )
+    return _section(
+        "What it ran on",
+        "Figures of a small machine that runs client, services and store together: they tell that "
+        "it works and what it costs here, not what a cluster would do.",
+        f'<div class="scroll"><table>{rows}</table></div>',
+    )
+
+
+def _section(title: str, lead: str, *parts: str) -> str:
+    inside = "\n".join(parts)
+    head = f'<h2>{escape(title)}</h2>\n<p class="lead">{escape(lead)}</p>'
+    return f"<section>\n{head}\n{inside}\n</section>"
+
+
+def _figure(chart: str) -> str:
+    """A picture that is scrolled rather than shrunk on a narrow screen."""
+    return f'<figure class="scroll">{chart}</figure>'
+
+
+def _table(heads: Sequence[str], rows: str) -> str:
+    """A table whose heads beginning with "#" stand over numbers."""
+    cells = "".join(
+        f'<th scope="col" class="number">{escape(head[1:])}</th>'
+        if head.startswith("#")
+        else f'<th scope="col">{escape(head)}</th>'
+        for head in heads
+    )
+    return (
+        f'<div class="scroll"><table><thead><tr>{cells}</tr></thead>'
+        f"<tbody>{rows}</tbody></table></div>"
+    )
+
+
+def _key(entries: Sequence[tuple[str, str]]) -> str:
+    items = "".join(
+        "<li>"
+        + element("svg", dot(6, 6, 5, kind, meaning), viewBox="0 0 12 12", aria_hidden="true")
+        + f"{escape(meaning)}</li>"
+        for kind, meaning in entries
+    )
+    return f'<ul class="key">{items}</ul>'

@@ -1,0 +1,161 @@
+"""One user's story: what was watched, what is ranked on top, and what was watched next."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from training.cases import LIKED, RankingCase
+from training.movielens import MovieLens, UserActions
+
+RECENT, TOP = 10, 10
+_LEAST_HELD_OUT = 10
+
+
+@dataclass(frozen=True)
+class PastAction:
+    """One action of the history."""
+
+    title: str
+    rating: int
+    day: str
+
+
+@dataclass(frozen=True)
+class RankedItem:
+    """One item of the ranking."""
+
+    title: str
+    watch: float
+    like: float
+    rating: int | None
+    """What the user then gave it; None: not watched."""
+
+    @property
+    def outcome(self) -> str:
+        """What became of it, in words."""
+        if self.rating is None:
+            return ""
+        return "watched and liked" if self.rating >= LIKED else "watched"
+
+
+@dataclass(frozen=True)
+class Story:
+    """What is told about one user."""
+
+    actions: UserActions
+    cut: int
+    """Actions in the encoded history."""
+    recent: list[PastAction]
+    top: list[RankedItem]
+    ranked: int
+    """How many items the top is the top of."""
+    watched_share: float
+    """Share of the ranked items that the user watched: what a blind pick would hit."""
+
+
+def typical_case(cases: Sequence[RankingCase], scores: Sequence[NDArray[np.float32]]) -> int:
+    """Index of the user whose own `watch` AUC is the median, among those with enough held out."""
+    aucs = {
+        number: _pair_auc(case.watch, score[0])
+        for number, (case, score) in enumerate(zip(cases, scores, strict=True))
+        if case.watch.sum() >= _LEAST_HELD_OUT and not case.watch.all()
+    }
+    if not aucs:
+        return 0
+    in_order = sorted(aucs, key=lambda number: aucs[number])
+    return in_order[len(in_order) // 2]
+
+
+def make_story(
+    data: MovieLens, case: RankingCase, items: NDArray[np.uint64], scores: NDArray[np.float32]
+) -> Story:
+    """The story of `case`'s user, `scores` [tasks, n] being those of `items` [n]."""
+    actions = next(one for one in data.users if one.user == case.user)
+    cut = len(case.item_ids)
+    given = dict(zip(actions.item_ids[cut:].tolist(), actions.ratings[cut:].tolist(), strict=True))
+    order = np.argsort(-scores[0], kind="stable")[:TOP]
+    return Story(
+        actions,
+        cut,
+        [
+            PastAction(data.titles[item], rating, _day(time_s))
+            for item, rating, time_s in zip(
+                actions.item_ids[:cut][-RECENT:].tolist(),
+                actions.ratings[:cut][-RECENT:].tolist(),
+                actions.times_s[:cut][-RECENT:].tolist(),
+                strict=True,
+            )
+        ],
+        [
+            RankedItem(
+                data.titles[int(items[at])],
+                float(scores[0, at]),
+                float(scores[1, at]),
+                given.get(int(items[at])),
+            )
+            for at in order
+        ],
+        len(items),
+        float(np.isin(items, actions.item_ids[cut:]).mean()),
+    )
+
+
+def tell_story(story: Story, console: Console) -> None:
+    """Print the story as two tables."""
+    history = Table()
+    history.add_column("day", style="dim")
+    history.add_column("film")
+    history.add_column("rating", style="yellow")
+    for action in story.recent:
+        history.add_row(action.day, action.title, stars(action.rating))
+    ranking = Table()
+    ranking.add_column("", justify="right", style="dim")
+    ranking.add_column("film")
+    ranking.add_column("watch", justify="right")
+    ranking.add_column("like", justify="right")
+    ranking.add_column("what happened then")
+    for number, item in enumerate(story.top, start=1):
+        outcome = f"{item.outcome} {stars(item.rating)}" if item.rating else ""
+        style = "green" if item.rating and item.rating >= LIKED else ""
+        ranking.add_row(
+            str(number), item.title, f"{item.watch:.3f}", f"{item.like:.3f}", outcome, style=style
+        )
+    last = f"the last {len(story.recent)} of {story.cut} actions"
+    console.print(f"\n[bold]User {story.actions.user}: {last}", highlight=False)
+    console.print(history)
+    console.print(
+        f"[bold]Ranked on top of {story.ranked:,} films not seen by then", highlight=False
+    )
+    console.print(ranking)
+    console.print(f"{hits_sentence(story)}\n", highlight=False, soft_wrap=True)
+
+
+def hits_sentence(story: Story) -> str:
+    """How good the top is beside a blind pick."""
+    watched = sum(item.rating is not None for item in story.top)
+    liked = sum(item.outcome == "watched and liked" for item in story.top)
+    return (
+        f"Of these {len(story.top)}, the user then watched {watched} and liked {liked}; "
+        f"a blind pick of {len(story.top)} would hit {len(story.top) * story.watched_share:.1f}."
+    )
+
+
+def stars(rating: int) -> str:
+    """A rating of 1 to 5 as text."""
+    return "★" * rating
+
+
+def _day(time_s: int) -> str:
+    return datetime.fromtimestamp(time_s, UTC).strftime("%Y-%m-%d")
+
+
+def _pair_auc(labels: NDArray[np.bool_], scores: NDArray[np.float32]) -> float:
+    positive, negative = scores[labels][:, None], scores[~labels][None, :]
+    return float((positive > negative).mean() + 0.5 * (positive == negative).mean())

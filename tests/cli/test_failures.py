@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+from typer.testing import CliRunner
+
+from cli.addresses import STATE_FILE, Addresses, announced
+from cli.failure import CommandError
+from cli.main import app
+from context_service.settings import ContextSettings
+from crossing_service.settings import CrossingSettings
+from shared.settings import SHARED_SECTIONS, variables
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def failing(runner: CliRunner, *arguments: str) -> str:
+    result = runner.invoke(app, list(arguments))
+    assert result.exit_code == 1, result.output
+    assert result.output.startswith("error ")
+    assert "Traceback" not in result.output
+    assert not psutil.Process().children(recursive=True)
+    return result.output
+
+
+@pytest.mark.parametrize("command", ["up", "demo", "evaluate"])
+def test_no_checkpoint(command: str, runner: CliRunner) -> None:
+    output = failing(runner, command)
+    assert "no checkpoint in checkpoints/ml-100k" in output
+    assert "crosskv train" in output
+
+
+@pytest.mark.parametrize("command", ["encode", "inspect", "delete"])
+def test_no_stack(command: str, runner: CliRunner) -> None:
+    assert "start one with `crosskv up`" in failing(runner, command, "--user", "1")
+
+
+def test_a_state_file_of_a_dead_process_is_no_stack(runner: CliRunner) -> None:
+    STATE_FILE.parent.mkdir()
+    state = {"pid": os.getpid(), "started": 1.0, "context": "a:1", "crossing": "b:2"}
+    STATE_FILE.write_text(json.dumps(state))  # the process id lives, but as another process
+    assert "left over" in failing(runner, "inspect", "--user", "1")
+
+
+def test_a_second_stack_in_one_directory_is_refused() -> None:
+    addresses = Addresses("a:1", "b:2", "redis://c:3")
+    with (
+        announced(addresses),
+        pytest.raises(CommandError, match=f"already running here .process {os.getpid()}"),
+        announced(addresses),
+    ):
+        pass
+    assert not STATE_FILE.exists()
+
+
+def test_services_that_do_not_answer(runner: CliRunner, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cli.session._TIMEOUT_S", 0.5)
+    at = ["--context", "127.0.0.1:1", "--crossing", "127.0.0.1:1"]
+    output = failing(runner, "inspect", "--user", "1", *at)
+    assert "127.0.0.1:1" in output
+
+
+def test_a_taken_port(runner: CliRunner, checkpoint: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        output = failing(runner, "up", "--checkpoint", str(checkpoint), "--crossing-port", port)
+    assert f"port {port} is taken" in output
+    assert "--crossing-port" in output
+
+
+def test_data_that_are_not_there(runner: CliRunner, checkpoint: Path) -> None:
+    output = failing(runner, "demo", "--checkpoint", str(checkpoint), "--data", "nowhere")
+    assert "nowhere/ml-100k.inter" in output
+    assert "--data" in output
+
+
+COMMANDS = ["up", "demo", "settings", "encode", "rank", "inspect", "delete", "train", "evaluate"]
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, "bench rpc", "bench codec"])
+def test_help_has_an_example(command: str, runner: CliRunner) -> None:
+    result = runner.invoke(app, [*command.split(), "--help"])
+    assert result.exit_code == 0
+    assert "Example" in result.output
+    assert f"crosskv {command}" in result.output
+
+
+def test_the_list_of_commands_is_whole() -> None:
+    named = {
+        info.name or info.callback.__name__ for info in app.registered_commands if info.callback
+    }
+    assert named == set(COMMANDS)
+
+
+def test_help_imports_nothing_heavy() -> None:
+    program = (
+        "import sys\nfrom cli.main import app\n"
+        "try:\n    app(['--help'])\nexcept SystemExit:\n    pass\n"
+        "print('heavy', sorted({'torch', 'sklearn', 'grpc', 'redis'} & set(sys.modules)))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert "heavy []" in result.stdout
+
+
+def test_settings_lists_every_variable(runner: CliRunner) -> None:
+    output = runner.invoke(app, ["settings"]).output
+    for section in (*SHARED_SECTIONS, ContextSettings, CrossingSettings):
+        for name in variables(section):
+            assert f"| `{name}` |" in output
