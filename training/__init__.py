@@ -1,0 +1,1 @@
+"""Training and offline evaluation of a `Ranker` on MovieLens 100K."""
