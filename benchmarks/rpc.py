@@ -126,7 +126,7 @@ async def _requests_per_second(port: int) -> float:
     """A closed loop of `CONCURRENCY` callers on one channel, after half a second of warm-up."""
     request, expected = _request(), len(_reply())
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        call = channel.unary_unary(_METHOD)
+        call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(_METHOD)
         finished = 0
 
         async def caller(until: float) -> None:
@@ -154,7 +154,7 @@ async def _serve_echo(port: int) -> None:
         return reply
 
     server = grpc.aio.server()
-    handler = grpc.unary_unary_rpc_method_handler(answer)
+    handler: grpc.RpcMethodHandler[bytes, bytes] = grpc.unary_unary_rpc_method_handler(answer)
     service, method = _METHOD[1:].split("/")
     server.add_generic_rpc_handlers(
         (grpc.method_handlers_generic_handler(service, {method: handler}),)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from grpc import StatusCode
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from context_service.history import History
 from kernels.histories import Pages
@@ -74,10 +74,6 @@ class ContextEncoder:
         self._layout = checkpoint.ranker.layout
         self._items = checkpoint.items
         self._device = device
-        self._finite = torch.empty(0, dtype=torch.bool)
-        # a NaN anywhere in a token reaches the last layer through the residual stream
-        last_norm = self._ranker.layers[-1].get_submodule("norm_attention")
-        last_norm.register_forward_hook(self._note_finite)
 
     def encode(self, batch: Sequence[EncodeWork]) -> list[Encoded | Exception]:
         """Each user's pages, in order; a user's result does not depend on the others.
@@ -91,8 +87,8 @@ class ContextEncoder:
                 arena[first : first + len(work.base.payload)] = work.base.payload
         tokens, unknown = self._tokens(batch)
         pages = torch.from_numpy(arena).to(self._device)
-        self._ranker.context_pass(tokens, PagedKV(pages, self._pages(batch, page_bounds)))
-        finite = self._finite.cpu().numpy()
+        kv = PagedKV(pages, self._pages(batch, page_bounds))
+        finite = self._ranker.context_pass(tokens, kv).cpu().numpy()
         new_bounds = np.cumsum([0, *(len(work.history) for work in batch)])
         arena = pages.cpu().numpy()
         results: list[Encoded | Exception] = []
@@ -130,9 +126,6 @@ class ContextEncoder:
             bounds([work.tokens for work in batch], self._device),
             self._layout.page_tokens,
         )
-
-    def _note_finite(self, norm: nn.Module, args: tuple[Tensor, ...], normed: Tensor) -> None:
-        self._finite = normed.isfinite().all(dim=-1)
 
     def _planes_finite(self, payload: NDArray[np.uint8]) -> bool:
         """Whether every stored float is finite; narrowing to the entry's dtype may overflow."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
+from google.protobuf.message import Message
 from numpy.typing import NDArray
 
 from shared.errors import InvalidFieldError
@@ -52,13 +52,13 @@ class History:
         )
 
 
-def read_history(actions: Any, config: ModelConfig, max_actions: int) -> History:
-    """Prove the `Actions` message of a parsed request and view its arrays.
+def read_history(request: Message, config: ModelConfig, max_actions: int) -> History:
+    """Prove the field `actions` of a parsed request and view its arrays.
 
     Raises:
         InvalidFieldError: naming the field, the value and the way out.
     """
-    item_ids = packed(actions, "item_ids")
+    item_ids = packed(request, "actions.item_ids")
     count = len(item_ids)
     if count == 0:
         raise InvalidFieldError("actions.item_ids", "no actions; send at least one")
@@ -67,9 +67,9 @@ def read_history(actions: Any, config: ModelConfig, max_actions: int) -> History
             "actions.item_ids",
             f"{count} actions, the limit is {max_actions}; send the newest {max_actions}",
         )
-    action_types = packed(actions, "action_types")
-    times_s = packed(actions, "times_s")
-    surfaces = packed(actions, "surfaces")
+    action_types = packed(request, "actions.action_types")
+    times_s = packed(request, "actions.times_s")
+    surfaces = packed(request, "actions.surfaces")
     if len(surfaces) == 0:
         surfaces = np.zeros(count, np.uint32)
     for name, array in (

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from google.protobuf.message import Message
+
 from context_service.encoder import Encoded, EncodeWork
 from context_service.history import History, read_history
 from context_service.metrics import ENTRY_BYTES, PUTS, TOKENS_ENCODED
@@ -62,7 +64,7 @@ class ContextServicer:
     ) -> context_pb2.EncodeContextResponse:
         """Encode the newest `max_history` actions as the user's whole history."""
         user = prove_user_id(request.user_id)
-        history = self._history(request.actions).newest(self._config.max_history)
+        history = self._history(request).newest(self._config.max_history)
         version = request.history_version or history.last_event_time_s
         receipt = await self._publish(user, EncodeWork(history), version, deadline)
         return build(context_pb2.EncodeContextResponse, receipt=receipt)
@@ -72,7 +74,7 @@ class ContextServicer:
     ) -> context_pb2.AppendActionsResponse:
         """Encode new actions behind the stored ones, again when another writer came first."""
         user = prove_user_id(request.user_id)
-        history = self._history(request.actions)
+        history = self._history(request)
         for _ in range(1 + self._settings.append_retries):
             base = await self._entry(user, deadline)
             version = self._appended_version(base.header, history, request.history_version)
@@ -119,8 +121,8 @@ class ContextServicer:
         """Describe the model that encodes."""
         return build(context_pb2.ContextServiceDescribeModelResponse, model=self._description)
 
-    def _history(self, actions: context_pb2.Actions) -> History:
-        return read_history(actions, self._config, self._settings.max_actions)
+    def _history(self, request: Message) -> History:
+        return read_history(request, self._config, self._settings.max_actions)
 
     async def _entry(self, user: str, deadline: Deadline) -> Entry:
         with _GET_SECONDS.time():

@@ -66,7 +66,7 @@ class HistoryFullError(CrossKVError):
 
 
 class StaleHistoryError(CrossKVError):
-    """Appended actions are older than what is stored, or another writer keeps winning."""
+    """Other writers replaced the entry each time an append was about to be published."""
 
     code = StatusCode.ABORTED
     reason = "STALE_HISTORY"

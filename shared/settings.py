@@ -58,7 +58,12 @@ class StoreSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="CROSSKV_STORE_", frozen=True)
 
-    url: str = Field("redis://127.0.0.1:6379/0", description="Address of the store.")
+    url: str = Field(
+        "redis://127.0.0.1:6379/0",
+        pattern=r"^(redis|rediss|unix|redis\+cluster|rediss\+cluster)://",
+        description="Address of the store: redis, rediss (TLS), unix, redis+cluster or "
+        "rediss+cluster, then `://`, host, port and database.",
+    )
     timeout_s: float = Field(0.25, gt=0, description="Seconds to wait for one answer of the store.")
     connect_timeout_s: float = Field(
         0.25, gt=0, description="Seconds to wait for a connection to the store."

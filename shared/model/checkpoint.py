@@ -71,19 +71,20 @@ def load_checkpoint(
     try:
         config = ModelConfig.model_validate_json(config_path.read_bytes())
         tensors = load_file(weights_path)
-    except FileNotFoundError as error:
-        raise CheckpointError(
-            f"{error.filename}: missing; train or copy a checkpoint there"
-        ) from error
-    except (ValidationError, SafetensorError) as error:
+    except OSError as error:
+        # safetensors raises without a file name; by then the configuration has been read
+        name = error.filename or weights_path
+        problem = "missing" if isinstance(error, FileNotFoundError) else error
+        raise CheckpointError(f"{name}: {problem}; train or copy a checkpoint there") from error
+    except (ValidationError, SafetensorError, TypeError) as error:
         raise CheckpointError(f"{directory}: not a CrossKV checkpoint: {error}") from error
     fingerprint = _fingerprint(config, tensors)
     items = _item_index(config, tensors.pop(_ITEM_IDS, None))
     ranker = Ranker(config)
     expected = ranker.state_dict()
-    for name in expected.keys() | tensors.keys():
-        have = tensors[name].shape if name in tensors else "nothing"
-        want = tuple(expected[name].shape) if name in expected else "nothing"
+    for name in sorted(expected.keys() | tensors.keys()):
+        have = f"{tensors[name].dtype}{list(tensors[name].shape)}" if name in tensors else "nothing"
+        want = f"float32{list(expected[name].shape)}" if name in expected else "nothing"
         if have != want:
             raise CheckpointError(f"{weights_path}: {name} is {have}, config.json wants {want}")
         if not np.isfinite(tensors[name]).all():
@@ -101,6 +102,8 @@ def _item_index(config: ModelConfig, item_ids: Ids | None) -> ItemIndex:
             if item_ids is None or item_ids.dtype != np.uint64 or item_ids.shape != (count,):
                 found = None if item_ids is None else f"{item_ids.dtype}{list(item_ids.shape)}"
                 raise CheckpointError(f"item_ids: {found}, config.json wants uint64[{count}]")
+            if len(np.unique(item_ids)) != count:
+                raise CheckpointError("item_ids: an id is listed twice; list each item once")
             return ItemList(item_ids)
 
 

@@ -55,11 +55,15 @@ class Ranker(nn.Module):
             nn.init.normal_(table.weight, std=0.1)
 
     @torch.inference_mode()
-    def context_pass(self, tokens: HistoryTokens, kv: PagedKV) -> None:
+    def context_pass(self, tokens: HistoryTokens, kv: PagedKV) -> Tensor:
         """Encode new actions into their users' pages.
 
         `kv` bounds each user's history with the new actions included; what lies before them was
         written by earlier passes and is read. An encode is an append to nothing.
+
+        Returns:
+            [T_new] bool: whether a token is finite. The residual stream carries a NaN from any
+            layer to the last, so an entry of finite tokens was made of finite numbers alone.
         """
         x = self._embed_history(tokens)
         at = kv.pages.newest_slots(tokens.cu_tokens)
@@ -68,9 +72,10 @@ class Ranker(nn.Module):
             planes = self.layout.planes(kv.arena, number)
             layer.kv.write(h, planes, at)
             if number == self.config.layers - 1:
-                return  # nothing reads the last layer's output
+                break  # nothing reads the last layer's output
             k, v = kv_expand(layer.kv.history(planes, kv.pages), x.dtype)
             x = layer.context(x, h, k, v, tokens.cu_tokens, kv.pages.cu_history)
+        return h.isfinite().all(dim=-1)
 
     @torch.inference_mode()
     def crossing_pass(self, candidates: CandidateTokens, kv: PagedKV) -> Tensor:

@@ -54,12 +54,17 @@ def parse(message_type: type[M], data: bytes) -> M:
 def packed(message: Message, field: str) -> NDArray[Any]:
     """The array field `field` of a parsed message, [n], read-only, without a copy.
 
+    A field of a nested message is named by its path: "actions.item_ids".
+
     Raises:
         InvalidFieldError: its bytes are no whole number of elements.
     """
-    runs: list[bytes] = getattr(message, field)
+    *parents, name = field.split(".")
+    for parent in parents:
+        message = getattr(message, parent)
+    runs: list[bytes] = getattr(message, name)
     data = runs[0] if len(runs) == 1 else b"".join(runs)
-    dtype = _array_fields[message.DESCRIPTOR.full_name][field]
+    dtype = _array_fields[message.DESCRIPTOR.full_name][name]
     if len(data) % dtype.itemsize:
         raise InvalidFieldError(
             field, f"{len(data)} bytes, expected a multiple of {dtype.itemsize}"

@@ -40,9 +40,7 @@ def test_the_other_service_may_have_its_own_variables(environment: pytest.Monkey
 
 
 @pytest.mark.parametrize("name", ["CROSSKV_STOER_URL", "CROSSKV_STORE_URI", "CROSSKV_CONTEXT_MAX"])
-def test_an_unknown_variable_is_refused_by_name(
-    environment: pytest.MonkeyPatch, name: str
-) -> None:
+def test_an_unknown_variable_is_refused_by_name(environment: pytest.MonkeyPatch, name: str) -> None:
     environment.setenv(name, "1")
     with pytest.raises(SettingsError, match=f"{name}: unknown setting"):
         read_settings(Own)

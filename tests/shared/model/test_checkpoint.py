@@ -63,6 +63,14 @@ def _misshapen(tensors: Tensors) -> None:
     tensors["head.bias"] = np.zeros(3, np.float32)
 
 
+def _half(tensors: Tensors) -> None:
+    tensors["head.bias"] = tensors["head.bias"].astype(np.float16)
+
+
+def _twice(tensors: Tensors) -> None:
+    tensors["item_ids"][1] = tensors["item_ids"][0]
+
+
 def _nan(tensors: Tensors) -> None:
     tensors["item.weight"][50, 23] = np.nan
 
@@ -84,9 +92,14 @@ def _signed_ids(tensors: Tensors) -> None:
 
 
 BAD_TENSORS: dict[str, tuple[Callable[[Tensors], None], str]] = {
-    "missing": (_missing, r"layers\.1\.query\.weight is nothing, config\.json wants \(32, 24\)"),
-    "extra": (_extra, r"layers\.9\.query\.weight is \(3,\), config\.json wants nothing"),
-    "misshapen": (_misshapen, r"head\.bias is \(3,\), config\.json wants \(2,\)"),
+    "missing": (
+        _missing,
+        r"layers\.1\.query\.weight is nothing, config\.json wants float32\[32, 24\]",
+    ),
+    "extra": (_extra, r"layers\.9\.query\.weight is float32\[3\], config\.json wants nothing"),
+    "misshapen": (_misshapen, r"head\.bias is float32\[3\], config\.json wants float32\[2\]"),
+    "half": (_half, r"head\.bias is float16\[2\], config\.json wants float32\[2\]"),
+    "item twice": (_twice, r"item_ids: an id is listed twice"),
     "NaN": (_nan, r"item\.weight holds NaN or infinity"),
     "infinity": (_infinite, r"key_pool holds NaN or infinity"),
     "no item ids": (_no_ids, r"item_ids: None, config\.json wants uint64\[50\]"),
@@ -105,16 +118,19 @@ def test_bad_tensors(tmp_path: Path, spoil: Callable[[Tensors], None], words: st
         load_checkpoint(tmp_path)
 
 
-NAMELESS = pytest.mark.xfail(
-    strict=True, reason="safetensors raises FileNotFoundError without a filename: it reads None"
-)
-
-
-@pytest.mark.parametrize("name", [CONFIG_FILE, pytest.param(WEIGHTS_FILE, marks=NAMELESS)])
+@pytest.mark.parametrize("name", [CONFIG_FILE, WEIGHTS_FILE])
 def test_a_missing_file_is_named(tmp_path: Path, name: str) -> None:
     tiny_checkpoint_dir(tmp_path, tiny_config())
     (tmp_path / name).unlink()
     with pytest.raises(CheckpointError, match=rf"{name}: missing; train or copy"):
+        load_checkpoint(tmp_path)
+
+
+def test_a_directory_in_place_of_a_file_is_named(tmp_path: Path) -> None:
+    tiny_checkpoint_dir(tmp_path, tiny_config())
+    (tmp_path / WEIGHTS_FILE).unlink()
+    (tmp_path / WEIGHTS_FILE).mkdir()
+    with pytest.raises(CheckpointError, match=rf"{WEIGHTS_FILE}: .*; train or copy"):
         load_checkpoint(tmp_path)
 
 

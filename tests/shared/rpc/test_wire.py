@@ -40,7 +40,7 @@ def test_building_writes_what_the_public_type_writes(times: list[int], kinds: li
 def test_nested_arrays_are_read() -> None:
     public = context_pb2.EncodeContextRequest(actions=context_pb2.Actions(times_s=[-3, 5]))
     message = parse(context_pb2.EncodeContextRequest, public.SerializeToString())
-    assert packed(message.actions, "times_s").tolist() == [-3, 5]
+    assert packed(message, "actions.times_s").tolist() == [-3, 5]
 
 
 def _field(number: int, wire_type: int) -> bytes:
@@ -83,6 +83,13 @@ def test_a_torn_array_names_its_field() -> None:
     message = parse(crossing_pb2.ScoreCandidatesRequest, data)
     with pytest.raises(InvalidFieldError, match="item_ids: 9 bytes, expected a multiple of 8"):
         packed(message, "item_ids")
+
+
+def test_a_torn_nested_array_names_its_path() -> None:
+    inner = _field(3, 2) + bytes([5]) + bytes(5)
+    message = parse(context_pb2.EncodeContextRequest, _field(2, 2) + bytes([len(inner)]) + inner)
+    with pytest.raises(InvalidFieldError, match=r"actions\.times_s: 5 bytes, expected a multiple"):
+        packed(message, "actions.times_s")
 
 
 def test_views_cannot_be_written() -> None:
