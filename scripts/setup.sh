@@ -4,9 +4,22 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-stamp=.venv/.installed
-wanted=$(cat requirements.lock pyproject.toml scripts/setup.sh | sha256sum)
-[ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ] && exit 0
+# current STAMP FILE...: whether what STAMP was made from is what the files hold now
+current() { [ "$(cat ".venv/$1" 2>/dev/null)" = "$(cat "${@:2}" | sha256sum)" ]; }
+# done_with STAMP FILE...: remember that
+done_with() { cat "${@:2}" | sha256sum >".venv/$1"; }
+
+install_project() {
+    current .project pyproject.toml && return
+    .venv/bin/python -m pip install --disable-pip-version-check --quiet \
+        --no-deps --no-build-isolation --editable .
+    done_with .project pyproject.toml
+}
+
+if current .dependencies requirements.lock scripts/setup.sh; then
+    install_project
+    exit 0
+fi
 
 python=${PYTHON:-python3}
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
@@ -28,6 +41,5 @@ echo "Installing the pinned dependencies into .venv (once; about a minute)"
 "$python" -m venv --clear .venv
 .venv/bin/python -m pip install --disable-pip-version-check \
     --requirement requirements.lock
-.venv/bin/python -m pip install --disable-pip-version-check --quiet \
-    --no-deps --no-build-isolation --editable .
-echo "$wanted" >"$stamp"
+done_with .dependencies requirements.lock scripts/setup.sh
+install_project
