@@ -30,6 +30,7 @@ class Candidates:
 class Ranked:
     """One answered request."""
 
+    user: str
     actions: Actions
     candidates: Candidates
     scores: Scores
@@ -90,7 +91,7 @@ class Orchestrator:
             request_time_s=candidates.request_time_s,
             timeout_s=timeout_s,
         )
-        return Ranked(actions, candidates, scores)
+        return Ranked(user, actions, candidates, scores)
 
     def _some_items(self, rng: np.random.Generator, count: int) -> NDArray[np.uint64]:
         """Known ids mostly, now and then one that the model has never seen."""
@@ -133,6 +134,7 @@ class Traffic:
         while not self._stopping:
             for user in self._users[number::6]:
                 self.ranked.append(await self._orchestrator.rank(self._client, user, turn % 6))
+                await asyncio.sleep(0.03)  # leaves the cores to processes that start
             turn += 1
 
 

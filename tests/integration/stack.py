@@ -23,11 +23,10 @@ STOP_S = 20.0
 class Pod:
     """One service process on a port of its own, which it keeps over restarts."""
 
-    def __init__(self, service: str, log: Path, environment: dict[str, str]) -> None:
-        self.port = free_port()
-        self.address = f"127.0.0.1:{self.port}"
+    def __init__(self, service: str, port: int, log: Path, environment: dict[str, str]) -> None:
+        self.address = f"127.0.0.1:{port}"
         self._command = [sys.executable, "-m", service]
-        self._environment = {**environment, "CROSSKV_SERVER_PORT": str(self.port)}
+        self._environment = {**environment, "CROSSKV_SERVER_PORT": str(port)}
         self._log = log
         self.start()
 
@@ -111,9 +110,13 @@ class Stack:
                 self.store.stop()
 
     def pod(
-        self, service: Literal["context", "crossing"], checkpoint: Path, **variables: Any
+        self,
+        service: Literal["context", "crossing"],
+        checkpoint: Path,
+        port: int | None = None,
+        **variables: Any,
     ) -> Pod:
-        """A started pod; `variables` are CROSSKV_ settings."""
+        """A started pod, on a free port unless one is given; `variables` are CROSSKV_ settings."""
         environment = {
             name: value for name, value in os.environ.items() if not name.startswith("CROSSKV_")
         }
@@ -125,7 +128,7 @@ class Stack:
             **{f"CROSSKV_{name}": str(value) for name, value in variables.items()},
         }
         log = self._directory / f"{service}-{len(self._pods)}.log"
-        pod = Pod(f"{service}_service", log, environment)
+        pod = Pod(f"{service}_service", port or free_port(), log, environment)
         self._pods.append(pod)
         return pod
 

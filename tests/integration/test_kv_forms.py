@@ -105,7 +105,7 @@ async def test_appending_changes_the_ranking_to_that_of_a_full_encode(form: Serv
         full = await orchestrator.rank(client, "full", 1)
     assert not np.array_equal(after.by_task["watch"], before.scores.by_task["watch"])
     assert_right(before, form.oracle, exactly=True)
-    assert_right(Ranked(whole, candidates, after), form.oracle, exactly=True)
+    assert_right(Ranked("appended", whole, candidates, after), form.oracle, exactly=True)
     assert_right(full, form.oracle, exactly=True)
 
 
