@@ -15,14 +15,20 @@ Routing, as measured with grpcio 1.85 on one machine:
 * `rendezvous`, highest-random-weight hashing over one channel a pod (Thaler and Ravishankar, 1998),
   is the default for a list of pods, and for a name where gRPC refuses ring_hash. It goes by the
   addresses as given, so a pod that restarts under its name keeps its users; a fourth pod moves 25 %
-  of them, none between old pods; a repeat surely goes to another pod.
+  of them, none between old pods; a repeat surely goes to another pod. Three calls in a row without
+  an answer move a pod's users too: a frozen process keeps its connection.
 
-A pod frozen with its connection open answers nothing, and neither policy sees it: calls of its
-users end at their deadline until the platform's health check restarts it.
+Under ring_hash a frozen pod's users meet their deadline until the platform restarts it: gRPC's
+keepalive (2 s, then 1 s) had not noticed a stopped process after 10 s.
 """
 
 from ranking_client.client import LoadHistory, RankingClient
-from ranking_client.errors import OutcomeUnknownError, RemoteError, ServiceUnavailableError
+from ranking_client.errors import (
+    NoAnswerError,
+    OutcomeUnknownError,
+    RemoteError,
+    ServiceUnavailableError,
+)
 from ranking_client.fake import FakeRankingClient
 from ranking_client.records import (
     Actions,
@@ -41,6 +47,7 @@ __all__ = [
     "FakeRankingClient",
     "LoadHistory",
     "ModelDescription",
+    "NoAnswerError",
     "OutcomeUnknownError",
     "Prefetched",
     "RankingClient",

@@ -24,11 +24,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 
-from grpc import StatusCode
 from grpc.aio import AioRpcError
 
 from ranking_client.errors import (
     UNCERTAIN,
+    NoAnswerError,
     OutcomeUnknownError,
     ServiceUnavailableError,
     typed_error,
@@ -137,7 +137,9 @@ class Attempts:
             error = typed_error(failure, call.rpc)
             if isinstance(error, ServiceUnavailableError | DrainingError):
                 pod.failed()
-            elif failure.code() is not StatusCode.DEADLINE_EXCEEDED:
+            elif isinstance(error, NoAnswerError):
+                pod.was_silent(remaining)
+            else:
                 pod.answered()
             if call.repeat is Repeat.IF_NOTHING_DONE and isinstance(error, UNCERTAIN):
                 raise OutcomeUnknownError(

@@ -45,7 +45,8 @@ class RankingClient:
     Every method raises the typed errors of `shared.errors` and `ranking_client.errors`, all of them
     `CrossKVError`: `InvalidFieldError`, `KVMissError`, `ModelMismatchError`, `HistoryFullError`,
     `StaleHistoryError`, `QueueFullError`, `StoreUnavailableError`, `DrainingError`,
-    `ServiceUnavailableError`, `DeadlineExceededError`, `OutcomeUnknownError`, `RemoteError`.
+    `ServiceUnavailableError`, `DeadlineExceededError`, `NoAnswerError`, `OutcomeUnknownError`,
+    `RemoteError`.
     `timeout_s` bounds a method's whole duration, repeats included; None: the client's own.
     """
 

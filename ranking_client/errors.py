@@ -36,6 +36,12 @@ class ServiceUnavailableError(CrossKVError):
     reason = "SERVICE_UNAVAILABLE"
 
 
+class NoAnswerError(DeadlineExceededError):
+    """The caller's deadline passed before an answer came; the work may have been done."""
+
+    reason = "NO_ANSWER"
+
+
 class OutcomeUnknownError(CrossKVError):
     """An append may have been applied, but its reply was lost; `describe` tells, by its tokens."""
 
@@ -66,7 +72,7 @@ _BY_REASON: dict[str, type[CrossKVError]] = {
     )
 }
 
-UNCERTAIN = ServiceUnavailableError, StoreUnavailableError, DeadlineExceededError
+UNCERTAIN = ServiceUnavailableError, StoreUnavailableError, NoAnswerError
 """Errors after which a call may have been carried out all the same."""
 
 
@@ -83,7 +89,7 @@ def typed_error(failure: AioRpcError, rpc: str) -> CrossKVError:
             # Cancelled by the other side: a stopping server drops calls it has yet to accept.
             return ServiceUnavailableError(f"{rpc}: no pod answered ({message})")
         case StatusCode.DEADLINE_EXCEEDED:
-            return DeadlineExceededError(f"{rpc}: no answer within the caller's deadline")
+            return NoAnswerError(f"{rpc}: no answer within the caller's deadline")
         case code:
             return RemoteError(f"{rpc}: {code.name}: {message}", code)
 

@@ -31,6 +31,7 @@ _REFUSED = f"gRPC refuses ring_hash_experimental; {_RING_HASH_SWITCH} must not b
 _RING_KEYS = 8
 """Keys tried for one user: with half of the pods unfit, 255 of 256 users find a fit one."""
 _SHORTEST_BREAK_S, _LONGEST_BREAK_S = 0.25, 5.0
+_SILENCES, _SILENCE_S = 3, 0.1  # unanswered calls in a row, each given 0.1 s at least
 _CHANNEL_OPTIONS = [
     # Bounds a connection attempt too: a host that drops packets costs 1 s, by default 20 s.
     ("grpc.min_reconnect_backoff_ms", 1000),
@@ -58,6 +59,9 @@ class Pod:
 
     def failed(self) -> None:
         """Take note that the pod did not take a call."""
+
+    def was_silent(self, seconds: float) -> None:
+        """Take note that the pod said nothing for so long, connected as it is."""
 
     def answered(self) -> None:
         """Take note that the pod answered."""
@@ -119,6 +123,7 @@ class RankedPod(Pod):
         super().__init__(insecure_channel(f"{_scheme(address)}{address}", _CHANNEL_OPTIONS))
         self._seed = xxhash.xxh3_64_intdigest(address.encode())
         self._failures = 0
+        self._silences = 0
         self._break_until = 0.0
 
     def weight(self, user: bytes) -> int:
@@ -139,9 +144,16 @@ class RankedPod(Pod):
         self._break_until = time.monotonic() + pause * random.uniform(0.8, 1.2)
         self._failures += 1
 
+    def was_silent(self, seconds: float) -> None:
+        """Pass over a pod that answers nobody: it is frozen, which its connection does not show."""
+        if seconds >= _SILENCE_S:
+            self._silences += 1
+            if self._silences >= _SILENCES:
+                self.failed()
+
     def answered(self) -> None:
         """Let users come again."""
-        self._failures = 0
+        self._failures = self._silences = 0
 
     async def close(self) -> None:
         """Close the channel."""

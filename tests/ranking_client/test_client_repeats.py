@@ -13,6 +13,7 @@ import pytest
 from ranking_client import (
     Actions,
     Affinity,
+    NoAnswerError,
     OutcomeUnknownError,
     RankingClient,
     RemoteError,
@@ -58,6 +59,10 @@ def connect(pods: tuple[StubPod, ...], **options: Any) -> RankingClient:
 
 def count(pods: tuple[StubPod, ...], rpc: str) -> list[int]:
     return sorted(len(pod.users(rpc)) for pod in pods)
+
+
+async def hang(request: Any, deadline: Deadline) -> None:
+    await asyncio.sleep(60)
 
 
 def fail_once(pods: tuple[StubPod, ...], rpc: str, error: CrossKVError) -> None:
@@ -185,15 +190,22 @@ async def test_a_delay_past_the_deadline_is_not_waited_for(pods: tuple[StubPod, 
     assert count(pods, "ScoreCandidates") == [0, 1]
 
 
-@pytest.mark.parametrize(
-    "error", [StoreUnavailableError("store down"), DeadlineExceededError("passed")]
-)
+@pytest.mark.parametrize("silent", [False, True])
 async def test_an_append_that_may_have_been_applied_is_not_repeated(
-    pods: tuple[StubPod, StubPod], error: CrossKVError
+    pods: tuple[StubPod, StubPod], silent: bool
 ) -> None:
-    fail_once(pods, APPEND, error)
+    for pod in pods:
+        pod.always[APPEND] = hang if silent else StoreUnavailableError("store down")
     async with connect(pods) as client:
         with pytest.raises(OutcomeUnknownError, match="may have been applied"):
+            await client.append("u", ACTIONS, timeout_s=0.5)
+    assert count(pods, APPEND) == [0, 1]
+
+
+async def test_an_append_that_was_too_late_to_begin_says_so(pods: tuple[StubPod, StubPod]) -> None:
+    fail_once(pods, APPEND, DeadlineExceededError("passed before it began"))
+    async with connect(pods) as client:
+        with pytest.raises(DeadlineExceededError, match="before it began"):
             await client.append("u", ACTIONS)
     assert count(pods, APPEND) == [0, 1]
 
@@ -240,13 +252,10 @@ async def test_each_attempt_gets_what_is_left_of_the_deadline(
 
 
 async def test_the_deadline_ends_a_call_that_hangs(pods: tuple[StubPod, StubPod]) -> None:
-    async def hang(request: Any, deadline: Deadline) -> None:
-        await asyncio.sleep(60)
-
     for pod in pods:
         pod.always["ScoreCandidates"] = hang
     async with connect(pods) as client:
-        with pytest.raises(DeadlineExceededError, match=r"^ScoreCandidates: no answer"):
+        with pytest.raises(NoAnswerError, match=r"^ScoreCandidates: no answer"):
             await client.score("u", [1], timeout_s=0.2)
     assert count(pods, "ScoreCandidates") == [0, 1]
 

@@ -7,14 +7,15 @@ import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 from grpc_health.v1 import health_pb2
 
-from ranking_client import RankingClient, routing
+from ranking_client import NoAnswerError, RankingClient, routing
 from ranking_client.routing import Rendezvous, RingHash
 from shared.errors import DrainingError, InvalidFieldError, StoreUnavailableError
+from shared.rpc.deadline import Deadline
 from tests.ranking_client.stub_pod import StubPod
 
 USERS = [f"user-{number}" for number in range(60)]
@@ -95,6 +96,22 @@ async def test_a_draining_pod_loses_its_users_until_it_answers_again(pods: list[
         await placement(client, pods)
         assert len(draining.users(SCORE)) == 1  # one user met it; the rest were spared
         del draining.always[SCORE]
+        await placed(client, pods, lambda users: users == before)
+
+
+async def test_a_silent_pod_loses_its_users_until_it_answers_again(pods: list[StubPod]) -> None:
+    async def hang(request: Any, deadline: Deadline) -> None:
+        await asyncio.sleep(60)
+
+    async with connect(pods, "rendezvous") as client:
+        before = await placement(client, pods)
+        silent = before[USERS[0]]
+        silent.always[SCORE] = hang
+        for timeout_s in (0.01, 0.2, 0.2, 0.2):  # the first proves nothing: it is too short
+            with pytest.raises(NoAnswerError):
+                await client.score(USERS[0], [1], timeout_s=timeout_s)
+        await client.score(USERS[0], [1])
+        del silent.always[SCORE]
         await placed(client, pods, lambda users: users == before)
 
 
