@@ -7,11 +7,12 @@ batches grow by themselves. One batch runs at a time, on one worker thread.
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from queue import SimpleQueue
 from typing import Generic, TypeVar
 
 from shared.errors import DeadlineExceededError, DrainingError, QueueFullError
@@ -53,7 +54,12 @@ class Batcher(Generic[Work, Result]):
         self._max_batch_cost = max_batch_cost
         self._max_queue = max_queue
         self._queue: deque[_Pending[Work, Result]] = deque()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix=name)
+        # A bare thread and queue: half the cost of an executor's futures, on two cores a quarter
+        # of a whole call.
+        self._handover: SimpleQueue[list[_Pending[Work, Result]] | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name=name, daemon=True)
+        self._thread.start()
+        self._loop = asyncio.get_running_loop()
         self._running = False
         self._idle = asyncio.Event()
         self._idle.set()
@@ -78,7 +84,7 @@ class Batcher(Generic[Work, Result]):
         deadline.check(self._name)
         if len(self._queue) >= self._max_queue:
             raise QueueFullError(self._name, self._max_queue, self._last_batch_s)
-        result: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        result: asyncio.Future[Result] = self._loop.create_future()
         pending = _Pending(work, deadline, result, time.perf_counter())
         self._queue.append(pending)
         self._depth.set(len(self._queue))
@@ -87,7 +93,7 @@ class Batcher(Generic[Work, Result]):
             # share a batch: on two cores a thread hand-over costs as much as the rest of a call
             self._running = True
             self._idle.clear()
-            asyncio.get_running_loop().call_soon(self._start_batch)
+            self._loop.call_soon(self._start_batch)
         try:
             return await result
         except asyncio.CancelledError:
@@ -99,7 +105,7 @@ class Batcher(Generic[Work, Result]):
         """Take no new work, finish what is queued, and end the thread."""
         self._closing = True
         await self._idle.wait()
-        self._thread.shutdown()
+        self._handover.put(None)
 
     def _start_batch(self) -> None:
         batch = self._take_batch()
@@ -110,10 +116,20 @@ class Batcher(Generic[Work, Result]):
         started = time.perf_counter()
         for pending in batch:
             self._wait_seconds.observe(started - pending.since)
-        done = asyncio.get_running_loop().run_in_executor(
-            self._thread, self._run, [pending.work for pending in batch]
-        )
-        done.add_done_callback(lambda finished: self._finish(batch, finished, started))
+        # last, so that this thread soon sleeps and the other need not wait for the interpreter
+        self._handover.put(batch)
+
+    def _work(self) -> None:
+        """The worker thread."""
+        while (batch := self._handover.get()) is not None:
+            started = time.perf_counter()
+            outcome: Sequence[Result | Exception]
+            try:
+                outcome = self._run([pending.work for pending in batch])
+            except Exception as error:  # noqa: BLE001  it is the submitters' to see
+                outcome = [error] * len(batch)
+            seconds = time.perf_counter() - started
+            self._loop.call_soon_threadsafe(self._finish, batch, outcome, seconds)
 
     def _take_batch(self) -> list[_Pending[Work, Result]]:
         batch: list[_Pending[Work, Result]] = []
@@ -143,17 +159,15 @@ class Batcher(Generic[Work, Result]):
     def _finish(
         self,
         batch: list[_Pending[Work, Result]],
-        finished: asyncio.Future[Sequence[Result | Exception]],
-        started: float,
+        results: Sequence[Result | Exception],
+        seconds: float,
     ) -> None:
-        self._last_batch_s = time.perf_counter() - started
-        self._run_seconds.observe(self._last_batch_s)
-        failure = finished.exception()
-        results = [failure] * len(batch) if failure is not None else finished.result()
+        self._last_batch_s = seconds
+        self._run_seconds.observe(seconds)
         for pending, result in zip(batch, results, strict=True):
             if pending.result.done():  # its submitter has gone
                 continue
-            if isinstance(result, BaseException):
+            if isinstance(result, Exception):
                 pending.result.set_exception(result)
             else:
                 pending.result.set_result(result)
