@@ -126,7 +126,9 @@ class Batcher(Generic[Work, Result]):
             outcome: Sequence[Result | Exception]
             try:
                 outcome = self._run([pending.work for pending in batch])
-            except Exception as error:  # noqa: BLE001  it is the submitters' to see
+                if len(outcome) != len(batch):
+                    raise RuntimeError(f"{self._name}: {len(outcome)} results for {len(batch)}")
+            except Exception as error:
                 outcome = [error] * len(batch)
             seconds = time.perf_counter() - started
             self._loop.call_soon_threadsafe(self._finish, batch, outcome, seconds)

@@ -152,6 +152,13 @@ async def test_a_failing_run_fails_its_batch_and_the_next_one_runs() -> None:
     await subject.close()
 
 
+async def test_a_run_that_loses_a_result_fails_its_batch() -> None:
+    subject = batcher(lambda batch: [])
+    with pytest.raises(RuntimeError, match="test: 0 results for 1"):
+        await subject.submit(1, NEVER)
+    await subject.close()
+
+
 async def test_close_finishes_what_is_queued_and_refuses_more() -> None:
     gate = Gate()
     subject = batcher(gate)
