@@ -36,7 +36,8 @@ def rank(
 ) -> None:
     """Rank candidates for a user, and encode a MovieLens user first if nothing is stored yet.
 
-    A MovieLens user is ranked as of the newest action, since the data end in 1998.
+    A MovieLens user is ranked as of the newest action, since the data end in 1998. The demo's
+    `watch` compares a film with others of its popularity, so rare films may come first.
 
     Examples:
 

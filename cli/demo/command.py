@@ -21,9 +21,7 @@ from cli.up import DEFAULT_CHECKPOINT
 if TYPE_CHECKING:
     from cli.addresses import Addresses
     from cli.demo.replay import Replay
-    from cli.demo.story import Story
     from training.cases import RankingCase
-    from training.movielens import MovieLens
 
 _CALL_TIMEOUT_S = 30.0  # a measurement waits; an orchestrator would not
 
@@ -58,7 +56,7 @@ def demo(
 
     from cli.demo.facts import gather_facts  # noqa: PLC0415
     from cli.demo.report import ReportInput, render_report  # noqa: PLC0415
-    from cli.demo.story import tell_story  # noqa: PLC0415
+    from cli.demo.story import make_story, tell_story, typical_case  # noqa: PLC0415
     from cli.demo.study import read_study  # noqa: PLC0415
     from cli.demo.summary import require_equal_quality, summarise  # noqa: PLC0415
     from cli.demo.table import print_summary  # noqa: PLC0415
@@ -75,7 +73,7 @@ def demo(
         at = stack.addresses
         console.print(f"context service {at.context}, crossing service {at.crossing}, {at.store}")
         try:
-            replayed, story = asyncio.run(_replay(at, movielens, cases, concurrency, console))
+            replayed = asyncio.run(_replay(at, cases, concurrency, console))
         except Exception:
             stack.check()  # if a process has died, that is the cause
             raise
@@ -91,6 +89,8 @@ def demo(
         offline=offline,
         wall_s=time.perf_counter() - began,
     )
+    told = typical_case(cases, replayed.scores)
+    story = make_story(movielens, cases[told], replayed.scores[told])
     summary.write(out / "summary.json")
     page = render_report(
         ReportInput(
@@ -111,15 +111,9 @@ def demo(
 
 
 async def _replay(
-    addresses: Addresses,
-    movielens: MovieLens,
-    cases: Sequence[RankingCase],
-    concurrency: int,
-    console: Console,
-) -> tuple[Replay, Story]:
-    from cli.demo.replay import replay, task_scores  # noqa: PLC0415
-    from cli.demo.story import make_story, typical_case  # noqa: PLC0415
-    from cli.movielens_user import unseen_items  # noqa: PLC0415
+    addresses: Addresses, cases: Sequence[RankingCase], concurrency: int, console: Console
+) -> Replay:
+    from cli.demo.replay import replay  # noqa: PLC0415  --help starts fast
     from ranking_client import RankingClient  # noqa: PLC0415
 
     columns = (
@@ -132,8 +126,4 @@ async def _replay(
         [addresses.context], [addresses.crossing], timeout_s=_CALL_TIMEOUT_S
     ) as client:
         with Progress(*columns, console=console) as progress:
-            replayed = await replay(client, cases, concurrency, progress)
-        case = cases[typical_case(cases, replayed.scores)]
-        items = unseen_items(movielens, case.item_ids)
-        reply = await client.score(case.user, items, request_time_s=case.request_time_s)
-    return replayed, make_story(movielens, case, items, task_scores(reply))
+            return await replay(client, cases, concurrency, progress)

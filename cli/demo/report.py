@@ -18,7 +18,7 @@ from cli.demo.charts import (
     size_bars,
     timeline,
 )
-from cli.demo.story import PastAction, RankedItem, Story, hits_sentence, stars
+from cli.demo.story import PastAction, RankedItem, Story, hits_sentence, pool_sentence, stars
 from cli.demo.study import Study
 from cli.demo.style import STYLE
 from cli.demo.summary import Summary
@@ -101,8 +101,8 @@ def _story_section(story: Story) -> str:
         "order; dashed lines are breaks of more than six hours.",
         _figure(timeline("Ratings in time order", _points(story), _sessions(story), story.cut)),
         _key((("quiet", "encoded history"), ("warm", "held out"), ("good", "held out and liked"))),
-        f"<h3>Ranked on top of {story.ranked:,} films not seen by then</h3>",
-        f"<p>{escape(hits_sentence(story))}</p>",
+        "<h3>Ranked on top</h3>",
+        f"<p>{escape(pool_sentence(story))} {escape(hits_sentence(story))}</p>",
         _table(("#", "film", "watch", "#like", "afterwards"), ranking),
         f"<h3>The last {len(story.recent)} actions before that</h3>",
         _table(("day", "film", "rating"), history),

@@ -15,7 +15,7 @@ from training.cases import LIKED, RankingCase
 from training.movielens import MovieLens, UserActions
 
 RECENT, TOP = 10, 10
-_LEAST_HELD_OUT = 10
+_LEAST_HELD_OUT = 20  # with fewer, ten are half of the candidates
 
 
 @dataclass(frozen=True)
@@ -55,9 +55,9 @@ class Story:
     recent: list[PastAction]
     top: list[RankedItem]
     ranked: int
-    """How many items the top is the top of."""
-    watched_share: float
-    """Share of the ranked items that the user watched: what a blind pick would hit."""
+    """Candidates of the request."""
+    watched: int
+    """How many of them the user went on to watch."""
 
 
 def typical_case(cases: Sequence[RankingCase], scores: Sequence[NDArray[np.float32]]) -> int:
@@ -73,10 +73,8 @@ def typical_case(cases: Sequence[RankingCase], scores: Sequence[NDArray[np.float
     return in_order[len(in_order) // 2]
 
 
-def make_story(
-    data: MovieLens, case: RankingCase, items: NDArray[np.uint64], scores: NDArray[np.float32]
-) -> Story:
-    """The story of `case`'s user, `scores` [tasks, n] being those of `items` [n]."""
+def make_story(data: MovieLens, case: RankingCase, scores: NDArray[np.float32]) -> Story:
+    """The story of `case`'s user, `scores` [tasks, n] being those of its n candidates."""
     actions = next(one for one in data.users if one.user == case.user)
     cut = len(case.item_ids)
     given = dict(zip(actions.item_ids[cut:].tolist(), actions.ratings[cut:].tolist(), strict=True))
@@ -95,15 +93,15 @@ def make_story(
         ],
         [
             RankedItem(
-                data.titles[int(items[at])],
+                data.titles[int(case.candidate_ids[at])],
                 float(scores[0, at]),
                 float(scores[1, at]),
-                given.get(int(items[at])),
+                given.get(int(case.candidate_ids[at])),
             )
             for at in order
         ],
-        len(items),
-        float(np.isin(items, actions.item_ids[cut:]).mean()),
+        len(case.candidate_ids),
+        int(case.watch.sum()),
     )
 
 
@@ -130,20 +128,27 @@ def tell_story(story: Story, console: Console) -> None:
     last = f"the last {len(story.recent)} of {story.cut} actions"
     console.print(f"\n[bold]User {story.actions.user}: {last}", highlight=False)
     console.print(history)
-    console.print(
-        f"[bold]Ranked on top of {story.ranked:,} films not seen by then", highlight=False
-    )
+    console.print(pool_sentence(story), highlight=False, soft_wrap=True)
     console.print(ranking)
     console.print(f"{hits_sentence(story)}\n", highlight=False, soft_wrap=True)
+
+
+def pool_sentence(story: Story) -> str:
+    """What was ranked."""
+    return (
+        f"Ranked: {story.ranked} films not rated by then, {story.watched} of them those the user "
+        "went on to watch, the others never rated and drawn by popularity."
+    )
 
 
 def hits_sentence(story: Story) -> str:
     """How good the top is beside a blind pick."""
     watched = sum(item.rating is not None for item in story.top)
     liked = sum(item.outcome == "watched and liked" for item in story.top)
+    blind = len(story.top) * story.watched / story.ranked
     return (
-        f"Of these {len(story.top)}, the user then watched {watched} and liked {liked}; "
-        f"a blind pick of {len(story.top)} would hit {len(story.top) * story.watched_share:.1f}."
+        f"Of the {len(story.top)} on top, the user then watched {watched} and liked {liked}; "
+        f"a blind pick would hit {blind:.1f}."
     )
 
 

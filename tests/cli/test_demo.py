@@ -69,7 +69,7 @@ def test_summary_has_the_agreed_keys_and_consistent_figures(shown: tuple[str, Pa
 def test_the_terminal_tells_story_and_figures(shown: tuple[str, Path]) -> None:
     output, _ = shown
     assert "the last 10 of 24 actions" in output
-    assert "Ranked on top of 26 films not seen by then" in output
+    assert "Ranked: 12 films not rated by then, 6 of them those the user went on to watch" in output
     assert len(re.findall(r"│ +\d+ │ Film <\d+> & Co", output)) == 10
     assert re.search(
         r"the user then watched \d and liked \d; a blind pick of 10 would hit 2\.3", output
