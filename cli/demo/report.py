@@ -97,8 +97,8 @@ def _story_section(story: Story) -> str:
     ranking = "".join(_ranking_row(number, item) for number, item in enumerate(story.top, start=1))
     return _section(
         f"User {story.actions.user}",
-        "The user of this run whose own watch AUC is the median. Each dot is a rating in time "
-        "order; dashed lines are breaks of more than six hours.",
+        "Of the users with enough held out, the one whose own watch AUC is the median. Each dot is "
+        "a rating in time order; dashed lines are breaks of more than six hours.",
         _figure(timeline("Ratings in time order", _points(story), _sessions(story), story.cut)),
         _key((("quiet", "encoded history"), ("warm", "held out"), ("good", "held out and liked"))),
         "<h3>Ranked on top</h3>",
