@@ -5,15 +5,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
+from safetensors.numpy import load_file
 
 from ranking_client import Actions, RankingClient, Scores
-from tests.tiny_model import tiny_item_ids
+from shared.model.checkpoint import CONFIG_FILE, WEIGHTS_FILE
+from shared.model.config import ModelConfig
 
 NOW_S = 1_700_000_000
+UNKNOWN_ITEM = np.uint64(12345)
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,9 +43,10 @@ class Ranked:
 class Orchestrator:
     """Users with histories of their own; everything follows from the user's name and the turn."""
 
-    def __init__(self, feature_dim: int = 3) -> None:
-        self._feature_dim = feature_dim
-        self._items = tiny_item_ids()
+    def __init__(self, checkpoint: Path) -> None:
+        """Users of the catalogue of `checkpoint`, an item list."""
+        self._config = ModelConfig.model_validate_json((checkpoint / CONFIG_FILE).read_bytes())
+        self._items = load_file(checkpoint / WEIGHTS_FILE)["item_ids"]
         self.histories: dict[str, Actions] = {}
 
     def add_user(self, user: str, actions: int) -> Actions:
@@ -49,9 +54,9 @@ class Orchestrator:
         rng = _rng(user, -1)
         self.histories[user] = Actions(
             self._some_items(rng, actions),
-            rng.integers(0, 3, actions),
+            rng.integers(0, len(self._config.action_types), actions),
             NOW_S - np.sort(rng.integers(0, 10**7, actions))[::-1],
-            rng.integers(0, 2, actions),
+            rng.integers(0, len(self._config.surfaces), actions),
         )
         return self.histories[user]
 
@@ -64,12 +69,13 @@ class Orchestrator:
         rng = _rng(user, turn)
         count = int(rng.integers(1, 40)) if count is None else count
         bare = turn % 3 == 2
-        features = rng.normal(size=(count, self._feature_dim)).astype(np.float32)
+        width = 0 if bare else self._config.feature_dim
+        features = rng.normal(size=(count, width)).astype(np.float32)
         return Candidates(
             self._some_items(rng, count),
             NOW_S + turn * 60,
-            None if bare else rng.integers(0, 2, count).astype(np.uint32),
-            None if bare else features,
+            None if bare else rng.integers(0, len(self._config.surfaces), count).astype(np.uint32),
+            features if width else None,
         )
 
     async def rank(
@@ -96,7 +102,7 @@ class Orchestrator:
     def _some_items(self, rng: np.random.Generator, count: int) -> NDArray[np.uint64]:
         """Known ids mostly, now and then one that the model has never seen."""
         items = rng.choice(self._items, count)
-        return np.where(rng.random(count) < 0.1, np.uint64(12345), items)
+        return np.where(rng.random(count) < 0.1, UNKNOWN_ITEM, items)
 
 
 class Traffic:

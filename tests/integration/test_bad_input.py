@@ -37,7 +37,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     directory: Path = tmp_path_factory.mktemp("bad-input")
     checkpoint = directory / "model"
     tiny_checkpoint_dir(checkpoint, tiny_config())
-    orchestrator = Orchestrator()
+    orchestrator = Orchestrator(checkpoint)
     orchestrator.add_user(USER, 30)
     with Stack(directory) as stack:
         context, crossing = (

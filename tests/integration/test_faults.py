@@ -54,7 +54,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     directory: Path = tmp_path_factory.mktemp("faults")
     checkpoint = directory / "model"
     tiny_checkpoint_dir(checkpoint, tiny_config(router="tied"))
-    orchestrator = Orchestrator()
+    orchestrator = Orchestrator(checkpoint)
     for number, user in enumerate(USERS):
         orchestrator.add_user(user, 5 + 7 * number)
     with Stack(directory) as stack:
@@ -82,8 +82,8 @@ async def test_a_crossing_pod_killed_in_mid_traffic(house: House, affinity: Affi
         await asyncio.to_thread(victim.wait_until_serving)
         await traffic.more(120)
     fetched = Counter(r.user for r in traffic.ranked if r.scores.entry_source == "store")
-    assert 2 in fetched.values()  # users moved to the pod that was left
-    assert 1 in fetched.values()  # and its own did not
+    assert max(fetched.values()) > 1  # the victim's users moved to the other pod, and back
+    assert min(fetched.values()) == 1  # and that one's own users stayed
     house.assert_all_right(traffic.ranked)
 
 

@@ -11,21 +11,25 @@ import pytest
 
 from ranking_client import RankingClient
 from tests.integration.oracle import Oracle, assert_right
-from tests.integration.orchestrator import Orchestrator, Ranked
-from tests.integration.stack import Pod, Stack
+from tests.integration.orchestrator import UNKNOWN_ITEM, Orchestrator, Ranked
+from tests.integration.stack import ROOT, Pod, Stack
 from tests.tiny_model import FORMS, tiny_checkpoint_dir, tiny_config
 
-SERVED = ("separate", "tied", "coded", "dense")
-ACTIONS = (1, 15, 16, 17, 200, 333)  # around a page of 16, the longest that is read, and longer
+SERVED = ("separate", "tied", "coded", "dense", "ml-100k")
+ACTIONS = (1, 15, 16, 17, 200, 333)  # around a page of 16; some are longer than a tiny model reads
 
 
 @dataclass
 class Served:
     """A form's pods, and what they must answer."""
 
+    checkpoint: Path
     context: Pod
     crossing: Pod
     oracle: Oracle
+
+    def orchestrator(self) -> Orchestrator:
+        return Orchestrator(self.checkpoint)
 
     def client(self, orchestrator: Orchestrator) -> RankingClient:
         return RankingClient(
@@ -42,10 +46,12 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Serve
     with Stack(directory) as stack:
         forms = {}
         for form in SERVED:
-            checkpoint: Path = directory / form
-            tiny_checkpoint_dir(checkpoint, tiny_config(**FORMS[form]))
+            checkpoint = ROOT / "checkpoints" / form
+            if form in FORMS:
+                checkpoint = directory / form
+                tiny_checkpoint_dir(checkpoint, tiny_config(**FORMS[form]))
             pods = [stack.pod(service, checkpoint) for service in ("context", "crossing")]
-            forms[form] = Served(*pods, Oracle(checkpoint))
+            forms[form] = Served(checkpoint, *pods, Oracle(checkpoint))
         stack.wait_until_serving()
         yield forms
 
@@ -56,8 +62,9 @@ def form(request: pytest.FixtureRequest, served: dict[str, Served]) -> Served:
 
 
 async def test_a_cold_user_is_encoded_and_scored_as_in_one_process(form: Served) -> None:
-    orchestrator = Orchestrator()
+    orchestrator = form.orchestrator()
     async with form.client(orchestrator) as client:
+        limit = (await client.describe_model()).max_history
         for count in ACTIONS:
             user = f"cold-{count}"
             orchestrator.add_user(user, count)
@@ -66,8 +73,8 @@ async def test_a_cold_user_is_encoded_and_scored_as_in_one_process(form: Served)
             for turn in (0, 1, 2):
                 again = await orchestrator.rank(client, user, turn)
                 assert (again.scores.encoded, again.scores.entry_source) == (False, "device")
-                assert again.scores.history_tokens == min(count, 200)
-                unknown = (again.candidates.item_ids == 12345).sum()
+                assert again.scores.history_tokens == min(count, limit)
+                unknown = (again.candidates.item_ids == UNKNOWN_ITEM).sum()
                 assert again.scores.unknown_items == unknown
                 assert_right(again, form.oracle, exactly=True)
             assert_right(first, form.oracle, exactly=True)
@@ -75,7 +82,7 @@ async def test_a_cold_user_is_encoded_and_scored_as_in_one_process(form: Served)
 
 @pytest.mark.parametrize("candidates", [1, 2, 63, 1000])
 async def test_any_number_of_candidates(form: Served, candidates: int) -> None:
-    orchestrator = Orchestrator()
+    orchestrator = form.orchestrator()
     orchestrator.add_user("many", 40)
     async with form.client(orchestrator) as client:
         ranked = await orchestrator.rank(client, "many", 1, count=candidates)
@@ -83,7 +90,7 @@ async def test_any_number_of_candidates(form: Served, candidates: int) -> None:
 
 
 async def test_appending_changes_the_ranking_to_that_of_a_full_encode(form: Served) -> None:
-    orchestrator = Orchestrator()
+    orchestrator = form.orchestrator()
     whole = orchestrator.add_user("appended", 60)
     orchestrator.histories["appended"] = whole[:37]
     async with form.client(orchestrator) as client:
@@ -110,7 +117,7 @@ async def test_appending_changes_the_ranking_to_that_of_a_full_encode(form: Serv
 
 
 async def test_the_stored_entry_is_described(form: Served) -> None:
-    orchestrator = Orchestrator()
+    orchestrator = form.orchestrator()
     orchestrator.add_user("described", 100)
     async with form.client(orchestrator) as client:
         receipt = await client.encode("described", orchestrator.histories["described"])

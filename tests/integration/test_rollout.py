@@ -22,7 +22,7 @@ async def test_no_score_from_a_mixed_pair(tmp_path: Path) -> None:
         # the same shapes: nothing but the fingerprint tells the two models' entries apart
         fingerprint = tiny_checkpoint_dir(checkpoint, tiny_config(router="tied"), seed=seed)
         checkpoints[name] = checkpoint, fingerprint
-    orchestrator = Orchestrator()
+    orchestrator = Orchestrator(tmp_path / "old")
     for number, user in enumerate(USERS):
         orchestrator.add_user(user, 10 + 5 * number)
     with Stack(tmp_path) as stack:

@@ -29,6 +29,7 @@ REVALIDATE_S = 0.5
 @dataclass
 class House:
     stack: Stack
+    checkpoint: Path
     context: Pod
     crossing: list[Pod]
     oracle: Oracle
@@ -55,12 +56,12 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
         ]
         oracle = Oracle(checkpoint)
         stack.wait_until_serving()
-        yield House(stack, context, crossing, oracle)
+        yield House(stack, checkpoint, context, crossing, oracle)
 
 
 @pytest.fixture
-def orchestrator() -> Orchestrator:
-    return Orchestrator()
+def orchestrator(house: House) -> Orchestrator:
+    return Orchestrator(house.checkpoint)
 
 
 @pytest.fixture
