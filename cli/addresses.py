@@ -28,6 +28,19 @@ class Addresses:
     """URL of the store."""
 
 
+def require_no_stack() -> None:
+    """Return if no stack is announced in this directory.
+
+    Raises:
+        CommandError: a live process has announced one.
+    """
+    if (other := _announced_by()) is not None:
+        raise CommandError(
+            f"a stack is already running here (process {other}, {STATE_FILE}); "
+            f"stop it with `kill {other}`, or work in another directory"
+        )
+
+
 @contextmanager
 def announced(addresses: Addresses) -> Iterator[None]:
     """`addresses` stand in the state file inside this, under this process's id.
@@ -35,11 +48,7 @@ def announced(addresses: Addresses) -> Iterator[None]:
     Raises:
         CommandError: another live process has announced a stack there.
     """
-    if (other := _announced_by()) is not None:
-        raise CommandError(
-            f"a stack is already running here (process {other}, {STATE_FILE}); "
-            f"stop it with `kill {other}`, or work in another directory"
-        )
+    require_no_stack()
     STATE_FILE.parent.mkdir(parents=True, exist_ok=True)
     state = {"pid": os.getpid(), "started": psutil.Process().create_time(), **asdict(addresses)}
     STATE_FILE.write_text(json.dumps(state, indent=2) + "\n")

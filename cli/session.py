@@ -42,10 +42,11 @@ def converse(
     `load_history` is where the client gets a history that has not been encoded yet.
 
     Raises:
-        CommandError: no stack is running, or a service does not answer.
+        CommandError: no stack is running, a service does not answer, or nothing is stored.
     """
     context, crossing = find_addresses(context, crossing)
     from ranking_client import RankingClient, ServiceUnavailableError  # noqa: PLC0415  gRPC
+    from shared.errors import KVMissError  # noqa: PLC0415
 
     async def run() -> Reply:
         async with RankingClient(
@@ -55,6 +56,11 @@ def converse(
 
     try:
         return asyncio.run(run())
+    except KVMissError as error:
+        raise CommandError(
+            f"nothing usable is stored for user {error.user!r} ({error.cause}); encode a history "
+            "first: `crosskv encode --user ID`, with --actions FILE for one of your own"
+        ) from error
     except ServiceUnavailableError as error:
         raise CommandError(
             f"{error}; is `crosskv up` still running, and are {context} and {crossing} its "

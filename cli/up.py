@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.panel import Panel
 
-from cli.addresses import announced
+from cli.addresses import announced, require_no_stack
 from cli.stack import LocalStack, StackPorts
 
 DEFAULT_CHECKPOINT = Path("checkpoints/ml-100k")
@@ -38,6 +38,7 @@ def up(
 
         crosskv up --checkpoint runs/mine --context-port 50051 --crossing-port 50052
     """
+    require_no_stack()
     console = Console()
     ports = StackPorts(context_port, crossing_port, store_port)
     with LocalStack(checkpoint, LOGS, console, ports) as stack, announced(stack.addresses):

@@ -53,7 +53,8 @@ def test_encode_rank_inspect_delete(ask: Any, movielens: Path) -> None:
     )  # 30 * 3 * 2 * 2 * 8 * 2
 
     assert "user 3: 1 entry deleted" in ask("delete", "--user", "3")
-    assert "no usable KV entry for user '3'" in ask("inspect", "--user", "3", status=1)
+    missing = ask("inspect", "--user", "3", status=1)
+    assert "nothing usable is stored for user '3' (absent); encode a history first" in missing
 
 
 def test_rank_encodes_a_user_of_whom_nothing_is_stored(ask: Any, movielens: Path) -> None:
