@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from cli.demo.replay import Replay
     from training.cases import RankingCase
 
+_WATCH_S = 0.2
 _CALL_TIMEOUT_S = 30.0  # a measurement waits; an orchestrator would not
 
 
@@ -73,7 +74,7 @@ def demo(
         at = stack.addresses
         console.print(f"context service {at.context}, crossing service {at.crossing}, {at.store}")
         try:
-            replayed = asyncio.run(_replay(at, cases, concurrency, console))
+            replayed = asyncio.run(_while_running(stack, _replay(at, cases, concurrency, console)))
         except Exception:
             stack.check()  # if a process has died, that is the cause
             raise
@@ -108,6 +109,17 @@ def demo(
     print_summary(summary, concurrency, console)
     require_equal_quality(summary.tasks)
     console.print(f"\n{out / 'summary.json'} and {out / 'report.html'} written", highlight=False)
+
+
+async def _while_running(stack: LocalStack, work: Coroutine[Any, Any, Replay]) -> Replay:
+    """What `work` returns; a process that dies ends it at once, not at the calls' time-out."""
+    task = asyncio.ensure_future(work)
+    try:
+        while not (await asyncio.wait([task], timeout=_WATCH_S))[0]:
+            stack.check()
+    finally:
+        task.cancel()
+    return task.result()
 
 
 async def _replay(

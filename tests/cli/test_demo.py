@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -9,17 +10,19 @@ import sys
 import time
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import psutil
 import pytest
 from typer.testing import CliRunner
 
 from cli.demo import replay
+from cli.demo.command import _while_running
 from cli.demo.replay import task_scores
 from cli.demo.summary import TOLERANCE, TaskFigures, require_equal_quality
 from cli.failure import CommandError
 from cli.main import app
+from cli.stack import LocalStack
 
 ROOT = Path(__file__).parents[2]
 USERS = 9
@@ -140,6 +143,24 @@ def test_scores_that_differ_from_offline_end_the_command(
     result = runner.invoke(app, [*arguments, "--users", "3", "--out", str(tmp_path)])
     assert result.exit_code == 1
     assert "do not rank as the offline evaluation does" in result.output
+
+
+async def test_a_process_that_dies_ends_the_replay_without_waiting_for_its_calls() -> None:
+    class Dead:
+        def check(self) -> None:
+            raise CommandError("the store ended")
+
+    cancelled = asyncio.Event()
+
+    async def never() -> Any:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.set()
+
+    with pytest.raises(CommandError, match="the store ended"):
+        await _while_running(cast(LocalStack, Dead()), never())
+    await cancelled.wait()
 
 
 def test_ctrl_c_in_the_demo_leaves_no_process(
