@@ -78,9 +78,12 @@ def task_metrics(
         cases: where the labels are.
         scores: [tasks, n] of each case, in the same order.
         probabilities: the scores are probabilities, so that LogLoss means something.
+
+    Raises:
+        ValueError: no case holds both labels of a task.
     """
     return {
-        task: _metrics(labels, predicted, probabilities)
+        task: _metrics(task, labels, predicted, probabilities)
         for task, (labels, predicted) in _by_task(cases, scores).items()
     }
 
@@ -147,7 +150,7 @@ def _by_task(
 
 
 def _metrics(
-    labels: list[NDArray[np.bool_]], scores: list[CaseScores], probabilities: bool
+    task: str, labels: list[NDArray[np.bool_]], scores: list[CaseScores], probabilities: bool
 ) -> TaskMetrics:
     all_labels = np.concatenate(labels)
     all_scores = np.concatenate(scores).astype(np.float64)
@@ -156,6 +159,8 @@ def _metrics(
         for label, score in zip(labels, scores, strict=True)
         if label.any() and not label.all()
     ]
+    if not mixed:
+        raise ValueError(f"{task}: none of {len(labels)} cases holds both labels; use longer ones")
     return TaskMetrics(
         float(roc_auc_score(all_labels, all_scores)),
         float(

@@ -51,8 +51,10 @@ class Ranker(nn.Module):
         self.norm_head = nn.RMSNorm(width, eps=1e-6)
         self.head = nn.Linear(width, len(config.tasks))
         self.dropout = nn.Dropout(dropout)
-        for table in (self.item, self.action, self.surface, self.gap):
+        for table in (self.action, self.surface, self.gap):
             nn.init.normal_(table.weight, std=0.1)
+        # At 0.1 histories go unlearned for the first third of a run, or all of it on small data.
+        nn.init.normal_(self.item.weight, std=0.3)
 
     @torch.inference_mode()
     def context_pass(self, tokens: HistoryTokens, kv: PagedKV) -> Tensor:
