@@ -12,7 +12,6 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from cli.failure import CommandError
 from cli.learning import OFFLINE_THREADS
 from cli.movielens_user import Data
 from cli.stack import LocalStack, require_checkpoint
@@ -59,7 +58,7 @@ def demo(
     from cli.demo.report import ReportInput, render_report  # noqa: PLC0415
     from cli.demo.story import make_story, tell_story, typical_case  # noqa: PLC0415
     from cli.demo.study import read_study  # noqa: PLC0415
-    from cli.demo.summary import require_equal_quality, summarise  # noqa: PLC0415
+    from cli.demo.summary import require_equal_quality, require_measurable, summarise  # noqa: PLC0415
     from cli.demo.table import print_summary  # noqa: PLC0415
     from shared.model.checkpoint import load_checkpoint  # noqa: PLC0415
     from training.cases import CaseSampler  # noqa: PLC0415
@@ -68,8 +67,7 @@ def demo(
 
     movielens = load_movielens(data)
     cases = CaseSampler(movielens).test_cases()[:users]
-    if not cases:
-        raise CommandError("no user of the data has both a history and a later action to rank")
+    require_measurable(cases)
     with LocalStack(checkpoint, out / "logs", console) as stack:
         at = stack.addresses
         console.print(f"context service {at.context}, crossing service {at.crossing}, {at.store}")

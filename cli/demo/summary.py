@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +15,7 @@ from cli.demo.replay import Replay
 from cli.failure import CommandError
 
 if TYPE_CHECKING:
+    from training.cases import RankingCase
     from training.evaluation import TaskMetrics
 
 TOLERANCE = 1e-4
@@ -94,6 +95,24 @@ def summarise(
         requests_per_s=requests / replay.seconds,
         wall_s=wall_s,
     )
+
+
+def require_measurable(cases: Sequence[RankingCase]) -> None:
+    """Return if both tasks' metrics exist: some user has hits and misses in each.
+
+    Raises:
+        CommandError: they do not; the message names the task.
+    """
+    labels = {
+        "watch": [case.watch for case in cases],
+        "like": [case.like[case.watch] for case in cases],
+    }
+    for task, users in labels.items():
+        if not any(user.any() and not user.all() for user in users):
+            raise CommandError(
+                f"{task} cannot be measured on {len(cases)} users: none of them has both a hit "
+                "and a miss held out; take more with --users, or more data with --data"
+            )
 
 
 def require_equal_quality(tasks: Mapping[str, TaskFigures]) -> None:

@@ -8,10 +8,12 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import psutil
 import pytest
 from typer.testing import CliRunner
@@ -19,10 +21,12 @@ from typer.testing import CliRunner
 from cli.demo import replay
 from cli.demo.command import _while_running
 from cli.demo.replay import task_scores
-from cli.demo.summary import TOLERANCE, TaskFigures, require_equal_quality
+from cli.demo.summary import TOLERANCE, TaskFigures, require_equal_quality, require_measurable
 from cli.failure import CommandError
 from cli.main import app
 from cli.stack import LocalStack
+from training.cases import CaseSampler
+from training.movielens import load_movielens
 
 ROOT = Path(__file__).parents[2]
 USERS = 9
@@ -129,6 +133,18 @@ def test_a_differing_metric_fails_the_demo(key: str) -> None:
     for wrong in (0.75 + 2 * TOLERANCE, 0.75 - 2 * TOLERANCE, float("nan")):
         with pytest.raises(CommandError, match=rf"watch {key.removeprefix('offline_').upper()} "):
             require_equal_quality({"watch": TaskFigures(**{**equal, key: wrong})})
+
+
+@pytest.mark.parametrize("task", ["watch", "like"])
+def test_a_task_that_cannot_be_measured_is_said_before_anything_starts(
+    task: str, movielens: Path
+) -> None:
+    cases = CaseSampler(load_movielens(movielens)).test_cases()
+    require_measurable(cases)
+    alike = [replace(case, **{task: np.ones(len(case.watch), np.bool_)}) for case in cases]
+    for few in (alike, []):
+        with pytest.raises(CommandError, match=f"{task if few else 'watch'} cannot be measured"):
+            require_measurable(few)
 
 
 def test_scores_that_differ_from_offline_end_the_command(
