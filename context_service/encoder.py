@@ -8,29 +8,20 @@ from itertools import pairwise
 
 import numpy as np
 import torch
-from grpc import StatusCode
 from numpy.typing import NDArray
 from torch import Tensor
 
 from context_service.history import History
 from kernels.histories import Pages
-from shared.errors import CrossKVError
+from shared.errors import NonFiniteResultError
 from shared.kv.codec import Entry
 from shared.model.batch import HistoryTokens, PagedKV, action_gaps, bounds
 from shared.model.checkpoint import Checkpoint
 
-
-class NonFiniteResultError(CrossKVError):
-    """The model yields NaN or infinity for this history; the entry is not published."""
-
-    code = StatusCode.FAILED_PRECONDITION
-    reason = "NON_FINITE_RESULT"
-
-    def __init__(self) -> None:
-        super().__init__(
-            "the model yields NaN or infinity for these actions, nothing was published; "
-            "serve another checkpoint"
-        )
+_NON_FINITE = (
+    "the model yields NaN or infinity for these actions, nothing was published; "
+    "serve another checkpoint"
+)
 
 
 @dataclass(frozen=True)
@@ -96,7 +87,9 @@ class ContextEncoder:
             payload = arena[first:last]
             mine = finite[new_bounds[user] : new_bounds[user + 1]]
             whole = mine.all() and self._planes_finite(payload)
-            results.append(Encoded(payload, unknown[user]) if whole else NonFiniteResultError())
+            results.append(
+                Encoded(payload, unknown[user]) if whole else NonFiniteResultError(_NON_FINITE)
+            )
         return results
 
     def _tokens(self, batch: Sequence[EncodeWork]) -> tuple[HistoryTokens, list[int]]:

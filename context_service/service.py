@@ -20,9 +20,9 @@ from shared.errors import (
     MissCause,
     StaleHistoryError,
 )
-from shared.kv.codec import Entry, EntryCodec, EntryHeader
+from shared.kv.codec import HEADER_LIMIT, Entry, EntryCodec, EntryHeader
 from shared.kv.store import KVStore, PutOutcome
-from shared.metrics import STAGE_SECONDS, UNKNOWN_ITEMS
+from shared.metrics import MISSES, STAGE_SECONDS, UNKNOWN_ITEMS
 from shared.model.checkpoint import Checkpoint
 from shared.rpc.batcher import Batcher
 from shared.rpc.deadline import Deadline
@@ -146,10 +146,9 @@ class ContextServicer:
         )
         value = self._codec.encode(header, encoded.payload)
         replaces = None if work.base is None else work.base.header_bytes
-        with _PUT_SECONDS.time():
-            outcome = await deadline.bound(
-                self._store.put(header, value, replaces=replaces), _STORE
-            )
+        outcome = await self._put(header, value, replaces, deadline)
+        if outcome is PutOutcome.STALE:
+            outcome = await self._replace_unreadable(header, value, deadline)
         TOKENS_ENCODED.inc(len(work.history))
         UNKNOWN_ITEMS.inc(encoded.unknown_items)
         ENTRY_BYTES.observe(len(value))
@@ -165,6 +164,27 @@ class ContextServicer:
             published=outcome is PutOutcome.STORED,
             last_event_time_s=header.last_event_time_s,
         )
+
+    async def _put(
+        self, header: EntryHeader, value: bytes, replaces: bytes | None, deadline: Deadline
+    ) -> PutOutcome:
+        with _PUT_SECONDS.time():
+            return await deadline.bound(self._store.put(header, value, replaces=replaces), _STORE)
+
+    async def _replace_unreadable(
+        self, header: EntryHeader, value: bytes, deadline: Deadline
+    ) -> PutOutcome:
+        """Put over what claims to be newer but cannot be read: until its TTL it would be a miss."""
+        with _GET_SECONDS.time():
+            stored = await deadline.bound(self._store.get(header.user, self._fingerprint), _STORE)
+        if stored is None:
+            return await self._put(header, value, None, deadline)
+        try:
+            self._codec.decode(header.user, stored)
+        except KVMissError as unreadable:
+            MISSES.labels(unreadable.cause).inc()
+            return await self._put(header, value, stored[:HEADER_LIMIT], deadline)
+        return PutOutcome.STALE
 
     def _appended_version(self, stored: EntryHeader, history: History, wanted: int) -> int:
         """The version of stored and new actions together; refuses those that do not fit."""

@@ -7,23 +7,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from grpc import StatusCode
 from numpy.typing import NDArray
 
 from crossing_service.arena import Arena, ResidentEntry
 from crossing_service.candidates import Candidates
 from kernels.histories import Pages
-from shared.errors import CrossKVError, KVMissError, MissCause
+from shared.errors import CrossKVError, KVMissError, MissCause, NonFiniteResultError
 from shared.model.batch import CandidateTokens, PagedKV, bounds, gap_buckets
 from shared.model.items import ItemIndex
 from shared.model.ranker import Ranker
-
-
-class NonFiniteScoresError(CrossKVError):
-    """The model's scores are NaN: its input is beyond what float32 carries."""
-
-    code = StatusCode.FAILED_PRECONDITION
-    reason = "NON_FINITE_RESULT"
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -167,11 +159,11 @@ def _gaps(works: Sequence[ScoreWork]) -> NDArray[np.int64]:
     return gap_buckets(np.array(times, np.int64))
 
 
-def _not_finite(work: ScoreWork, asked: NDArray[np.float32]) -> NonFiniteScoresError:
+def _not_finite(work: ScoreWork, asked: NDArray[np.float32]) -> NonFiniteResultError:
     task, candidate = np.argwhere(~np.isfinite(asked))[0]
     features = work.candidates.features
     largest = 0.0 if features is None else float(np.abs(features[candidate]).max())
-    return NonFiniteScoresError(
+    return NonFiniteResultError(
         f"scores: {asked[task, candidate]} for candidate {candidate} of user "
         f"{work.entry.header.user!r}; its largest feature is {largest:g}: send features of the "
         "size the model was trained on, or encode the user again"

@@ -79,6 +79,13 @@ class ModelMismatchError(CrossKVError):
     reason = "MODEL_MISMATCH"
 
 
+class NonFiniteResultError(CrossKVError):
+    """The model yields NaN or infinity for this input; nothing is published or scored."""
+
+    code = StatusCode.FAILED_PRECONDITION
+    reason = "NON_FINITE_RESULT"
+
+
 class QueueFullError(CrossKVError):
     """The service has more work queued than it may; `retry_delay_s` is a hint."""
 

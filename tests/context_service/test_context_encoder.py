@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from context_service.encoder import ContextEncoder, Encoded, EncodeWork, NonFiniteResultError
+from context_service.encoder import ContextEncoder, Encoded, EncodeWork
 from context_service.history import History
+from shared.errors import NonFiniteResultError
 from shared.kv.codec import Entry, EntryHeader
 from shared.model.checkpoint import Checkpoint, load_checkpoint
 from tests.tiny_model import FORMS, tiny_checkpoint_dir, tiny_config, tiny_item_ids

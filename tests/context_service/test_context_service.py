@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from shared.errors import (
     StaleHistoryError,
     StoreUnavailableError,
 )
-from shared.kv.codec import EntryHeader
+from shared.kv.codec import EntryHeader, read_header
 from shared.kv.memory import MemoryStore
 from shared.kv.store import PutOutcome
 from shared.rpc.deadline import Deadline
@@ -147,6 +148,23 @@ async def test_a_late_writer_does_not_replace_a_newer_history(tmp_path: Path) ->
             "EncodeContext", user_id="ada", actions=part(sent, 0, 19), history_version=2**62
         )
         assert (answer.receipt.published, answer.receipt.history_version) == (True, 2**62)
+
+
+async def test_an_unreadable_value_that_claims_to_be_newer_is_replaced(tmp_path: Path) -> None:
+    async with running_service(tmp_path, tiny_config()) as service:
+        sent = actions(20)
+        await service.call("EncodeContext", user_id="ada", actions=sent)
+        good = await service.stored()
+        await service.call(
+            "EncodeContext", user_id="bob", actions=actions(17, seed=3), history_version=2**62
+        )
+        foreign = await service.stored("bob")
+        own = read_header(good)[0]
+        await service.store.put(replace(own, history_version=2**62), foreign)
+        answer = await service.call("EncodeContext", user_id="ada", actions=sent)
+        assert answer.receipt.published is True
+        header, _ = read_header(await service.stored())
+        assert (header.user, header.order) == ("ada", own.order)
 
 
 async def test_append_without_an_entry_is_a_miss(tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from crossing_service.arena import ResidentEntry
 from crossing_service.candidates import Candidates
-from crossing_service.scorer import NonFiniteScoresError, Scored, ScoreWork
-from shared.errors import KVMissError
+from crossing_service.scorer import Scored, ScoreWork
+from shared.errors import KVMissError, NonFiniteResultError
 from tests.crossing_service.house import FIRST_EVENT_S, House
 from tests.tiny_model import FORMS
 
@@ -131,7 +131,7 @@ def test_scores_that_are_not_finite_concern_their_request_alone() -> None:
     first, second, third = house.scorer.score(
         [ScoreWork(entry, good), ScoreWork(entry, bad), ScoreWork(entry, good)]
     )
-    assert isinstance(second, NonFiniteScoresError)
+    assert isinstance(second, NonFiniteResultError)
     assert "candidate 1 of user 'u'" in str(second)
     assert "3e+38" in str(second)
     for outcome in (first, third):
