@@ -4,22 +4,20 @@
         scores = await client.score("42", item_ids)
         best = item_ids[scores.by_task["watch"].argsort()[::-1][:10]]
 
-Routing, as measured with grpcio 1.85 on one machine:
+Routing, as it behaves with grpcio 1.85 (`tests/ranking_client`, `tests/integration`):
 
 * `ring_hash`, gRPC's own policy with a hash of the user as request header, is the default for one
-  name that resolves to several pods: the channel itself follows the name. Every request of a user
-  reached one pod, and two channels agreed on it. After `kill -9` only calls in flight failed (one
-  to three, repeated at once), no later call took over 7 ms, and users were back 0.5 to 1 s after
-  the pod was. It needs an experimental environment variable, which the client sets for the process.
-  A fourth pod moved 35 % of the users, 10 % between old pods: every pod's part of the ring moves.
+  name that resolves to several pods: the channel itself follows the name. A user's requests reach
+  one pod, and all channels agree on it. When a pod is killed only its calls in flight fail, and are
+  repeated; its users come back with it. It needs an experimental environment variable, which the
+  client sets for the process. A new pod moves more users than it takes over: every pod's part of
+  the ring shifts. A frozen pod's users meet their deadline until the platform restarts it, because
+  gRPC's keepalive does not notice a stopped process.
 * `rendezvous`, highest-random-weight hashing over one channel a pod (Thaler and Ravishankar, 1998),
   is the default for a list of pods, and for a name where gRPC refuses ring_hash. It goes by the
-  addresses as given, so a pod that restarts under its name keeps its users; a fourth pod moves 25 %
-  of them, none between old pods; a repeat surely goes to another pod. Three calls in a row without
-  an answer move a pod's users too: a frozen process keeps its connection.
-
-Under ring_hash a frozen pod's users meet their deadline until the platform restarts it: gRPC's
-keepalive (2 s, then 1 s) had not noticed a stopped process after 10 s.
+  addresses as given, so a pod that restarts under its name keeps its users; a new pod moves only the
+  users it takes over; a repeat surely goes to another pod. Three calls in a row without an answer
+  move a pod's users too.
 """
 
 from ranking_client.client import LoadHistory, RankingClient
