@@ -20,6 +20,8 @@ def main() -> None:
         run_study(options.data, options.out, options.seeds)
     except (CrossKVError, ValueError) as error:
         parser.exit(1, f"error: {error}\n")
+    except KeyboardInterrupt:
+        parser.exit(130, "stopped; nothing was written\n")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from queue import Queue
+from threading import Event
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -60,21 +62,30 @@ class JobResult:
     wall_s: float
 
 
-Events = Queue[tuple[str, int]]
+Events: TypeAlias = "Queue[tuple[str, int]]"
 """Name of a job and how many epochs it has done."""
 
 
-def run_job(job: Job, events: Events) -> JobResult:
-    """Train, save, load and evaluate."""
+class StoppedError(Exception):
+    """The study was given up while this job ran."""
+
+
+def run_job(job: Job, events: Events, stop: Event) -> JobResult:
+    """Train, save, load and evaluate.
+
+    Raises:
+        StoppedError: `stop` was set; it is looked at after every epoch.
+    """
+
+    def report(epoch: int) -> None:
+        if stop.is_set():
+            raise StoppedError(job.name)
+        events.put((job.name, epoch))
+
     began = time.monotonic()
+    report(0)
     data = load_movielens(job.data)
-    trained = train(
-        data,
-        job.variant,
-        job.seed,
-        job.recipe,
-        lambda epoch: events.put((job.name, epoch)),
-    )
+    trained = train(data, job.variant, job.seed, job.recipe, report)
     fingerprint = save_checkpoint(job.directory, trained.ranker, data.item_ids)
     seen = job.variant.data(data, job.seed)
     cases = job.variant.cases(CaseSampler(seen).test_cases(), np.random.default_rng(job.seed))
@@ -89,13 +100,14 @@ def run_jobs(jobs: list[Job], console: Console) -> list[JobResult]:
     pool = ProcessPoolExecutor(
         min(len(jobs), os.cpu_count() or 1), mp_context=processes, initializer=_begin_worker
     )
-    # On Ctrl-C the manager goes first: a job that is under way then fails at its next report.
-    with pool as executor, processes.Manager() as manager:
+    with processes.Manager() as manager, pool as executor:
         events: Events = manager.Queue()
-        futures = [executor.submit(run_job, job, events) for job in jobs]
+        stop = manager.Event()
+        futures = [executor.submit(run_job, job, events, stop) for job in jobs]
         try:
             _watch(futures, jobs, events, console)
         finally:
+            stop.set()
             for future in futures:
                 future.cancel()
         return [future.result() for future in futures]
