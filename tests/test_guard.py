@@ -19,9 +19,7 @@ def test_nothing_is_shadowed_here() -> None:
 
 @pytest.mark.parametrize("module", ["context_service", "crossing_service"])
 @pytest.mark.parametrize("name", ["kernels", "shared"])
-def test_a_package_found_first_elsewhere_is_refused(
-    tmp_path: Path, module: str, name: str
-) -> None:
+def test_a_package_found_first_elsewhere_is_refused(tmp_path: Path, module: str, name: str) -> None:
     (tmp_path / name).mkdir()
     (tmp_path / name / "__init__.py").write_text("raise SystemExit('the wrong package ran')")
     # -P and a path of our own: the foreign package comes first, as in a shared environment
