@@ -35,7 +35,7 @@ class Recipe:
     batch_users: int = 32
     learning_rate: float = 3e-3
     weight_decay: float = 1.0
-    """Decoupled (AdamW), on matrices and embeddings, not on gains and biases."""
+    """Decoupled (AdamW); not on gains, biases and routers."""
     dropout: float = 0.3
     max_gradient_norm: float = 1.0
     averaging: float = 0.99
@@ -105,11 +105,14 @@ def train(
 
 
 def _optimizer(ranker: Ranker, recipe: Recipe) -> torch.optim.AdamW:
-    matrices = [parameter for parameter in ranker.parameters() if parameter.dim() > 1]
-    vectors = [parameter for parameter in ranker.parameters() if parameter.dim() <= 1]
+    """AdamW; decay spares gains, biases and routers: decayed, these choose 25 rows of 256."""
+    decayed: list[nn.Parameter] = []
+    spared: list[nn.Parameter] = []
+    for name, parameter in ranker.named_parameters():
+        (spared if parameter.dim() <= 1 or "router" in name else decayed).append(parameter)
     groups = [
-        {"params": matrices, "weight_decay": recipe.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
+        {"params": decayed, "weight_decay": recipe.weight_decay},
+        {"params": spared, "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=recipe.learning_rate)
 
