@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from rich.console import Console
 from typer.testing import CliRunner
@@ -14,6 +15,14 @@ from shared.model.checkpoint import save_checkpoint
 from tests.tiny_model import ITEM_COUNT, tiny_config, tiny_ranker
 
 USERS, ACTIONS = 12, 30
+
+
+@pytest.fixture
+def leaves_no_process() -> Iterator[None]:
+    """The test ends with the child processes with which it began."""
+    before = set(psutil.Process().children(recursive=True))
+    yield
+    assert set(psutil.Process().children(recursive=True)) <= before
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import psutil
 import pytest
 from typer.testing import CliRunner
 
@@ -17,6 +16,8 @@ from cli.main import app
 from context_service.settings import ContextSettings
 from crossing_service.settings import CrossingSettings
 from shared.settings import SHARED_SECTIONS, variables
+
+pytestmark = pytest.mark.usefixtures("leaves_no_process")
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +30,6 @@ def failing(runner: CliRunner, *arguments: str) -> str:
     assert result.exit_code == 1, result.output
     assert result.output.startswith("error ")
     assert "Traceback" not in result.output
-    assert not psutil.Process().children(recursive=True)
     return result.output
 
 

@@ -92,6 +92,7 @@ def test_a_dead_process_is_named_and_the_exception_stops_the_others(
     assert sorted(file.name for file in tmp_path.iterdir()) == logs
 
 
+@pytest.mark.usefixtures("leaves_no_process")
 def test_a_broken_checkpoint_shows_the_services_own_words(checkpoint: Path, tmp_path: Path) -> None:
     broken = tmp_path / "broken"
     broken.mkdir()
@@ -103,13 +104,12 @@ def test_a_broken_checkpoint_shows_the_services_own_words(checkpoint: Path, tmp_
     ):
         pass
     assert "not a CrossKV checkpoint" in str(error.value)
-    assert not psutil.Process().children(recursive=True)
 
 
+@pytest.mark.usefixtures("leaves_no_process")
 def test_a_start_that_takes_too_long_is_given_up(checkpoint: Path, tmp_path: Path) -> None:
     with (
         pytest.raises(CommandError, match=r"not ready after 0 s.*Its log"),
         LocalStack(checkpoint, tmp_path, QUIET, StackPorts(), start_timeout_s=0.0),
     ):
         pass
-    assert not psutil.Process().children(recursive=True)
