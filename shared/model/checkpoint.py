@@ -56,6 +56,7 @@ def save_checkpoint(directory: Path, ranker: Ranker, item_ids: Ids | None) -> st
     directory.mkdir(parents=True, exist_ok=True)
     (directory / CONFIG_FILE).write_text(ranker.config.model_dump_json(indent=2) + "\n")
     save_file(tensors, directory / WEIGHTS_FILE)
+    (directory / WEIGHTS_FILE).chmod(0o644)  # safetensors writes 0600: a service is another user
     return load_checkpoint(directory).fingerprint
 
 
