@@ -18,7 +18,15 @@ from cli.demo.charts import (
     size_bars,
     timeline,
 )
-from cli.demo.story import PastAction, RankedItem, Story, hits_sentence, pool_sentence, stars
+from cli.demo.story import (
+    LEAST_HELD_OUT,
+    PastAction,
+    RankedItem,
+    Story,
+    hits_sentence,
+    pool_sentence,
+    stars,
+)
 from cli.demo.study import Study
 from cli.demo.style import STYLE
 from cli.demo.summary import Summary
@@ -97,8 +105,9 @@ def _story_section(story: Story) -> str:
     ranking = "".join(_ranking_row(number, item) for number, item in enumerate(story.top, start=1))
     return _section(
         f"User {story.actions.user}",
-        "Of the users with enough held out, the one whose own watch AUC is the median. Each dot is "
-        "a rating in time order; dashed lines are breaks of more than six hours.",
+        "The user of this run whose own watch AUC is the median, among those with at least "
+        f"{LEAST_HELD_OUT} films held out if there are any. Each dot is a rating in time order; "
+        "dashed lines are breaks of more than six hours.",
         _figure(timeline("Ratings in time order", _points(story), _sessions(story), story.cut)),
         _key((("quiet", "encoded history"), ("warm", "held out"), ("good", "held out and liked"))),
         "<h3>Ranked on top</h3>",

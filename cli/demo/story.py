@@ -15,7 +15,7 @@ from training.cases import LIKED, RankingCase
 from training.movielens import MovieLens, UserActions
 
 RECENT, TOP = 10, 10
-_LEAST_HELD_OUT = 20  # with fewer, ten are half of the candidates
+LEAST_HELD_OUT = 20  # with fewer, ten are half of the candidates
 
 
 @dataclass(frozen=True)
@@ -61,15 +61,14 @@ class Story:
 
 
 def typical_case(cases: Sequence[RankingCase], scores: Sequence[NDArray[np.float32]]) -> int:
-    """Index of the user whose own `watch` AUC is the median, among those with enough held out."""
+    """Index of the user whose own `watch` AUC is the median; one with enough held out, if any."""
     aucs = {
         number: _pair_auc(case.watch, score[0])
         for number, (case, score) in enumerate(zip(cases, scores, strict=True))
-        if case.watch.sum() >= _LEAST_HELD_OUT and not case.watch.all()
+        if case.watch.any() and not case.watch.all()
     }
-    if not aucs:
-        return 0
-    in_order = sorted(aucs, key=lambda number: aucs[number])
+    enough = [number for number in aucs if cases[number].watch.sum() >= LEAST_HELD_OUT]
+    in_order = sorted(enough or aucs, key=lambda number: aucs[number])
     return in_order[len(in_order) // 2]
 
 
