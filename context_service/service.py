@@ -182,7 +182,7 @@ class ContextServicer:
         try:
             self._codec.decode(header.user, stored)
         except KVMissError as unreadable:
-            MISSES.labels(unreadable.cause).inc()
+            MISSES.labels("EncodeContext", unreadable.cause.value).inc()
             return await self._put(header, value, stored[:HEADER_LIMIT], deadline)
         return PutOutcome.STALE
 

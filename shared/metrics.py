@@ -31,7 +31,9 @@ BATCH_COST = Histogram(
     buckets=tuple(4**k for k in range(2, 10)),
 )
 MISSES = Counter(
-    "crosskv_entry_misses_total", "Entries that could not be used, by cause.", ["cause"]
+    "crosskv_entry_misses_total",
+    "Entries that could not be used, by RPC and cause.",
+    ["rpc", "cause"],
 )
 UNKNOWN_ITEMS = Counter(
     "crosskv_unknown_items_total", "Items the model does not know, which share one embedding row."

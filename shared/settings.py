@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from typing import Literal, TypeVar
+from urllib.parse import urlsplit
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PREFIX = "CROSSKV_"
@@ -73,6 +74,12 @@ class StoreSettings(BaseSettings):
     )
     max_connections: int = Field(64, ge=1, description="Most connections to the store.")
 
+    @field_validator("url")
+    @classmethod
+    def _parsable(cls, url: str) -> str:
+        urlsplit(url).port  # noqa: B018  raises ValueError where it is no number below 65536
+        return url
+
 
 class ModelSettings(BaseSettings):
     """The served checkpoint."""
@@ -81,6 +88,18 @@ class ModelSettings(BaseSettings):
 
     checkpoint: Path = Field(description="Directory of the checkpoint. Required.")
     device: str = Field("cpu", description="torch device the model runs on.")
+
+    @field_validator("device")
+    @classmethod
+    def _usable(cls, device: str) -> str:
+        import torch  # noqa: PLC0415  a second that `crosskv settings` need not wait
+
+        try:
+            torch.empty(0, device=device)
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).partition("\n")[0]
+            raise ValueError(f"torch cannot use it ({reason}); try cpu or cuda") from error
+        return device
 
 
 SHARED_SECTIONS: tuple[type[BaseSettings], ...] = (ServerSettings, StoreSettings, ModelSettings)

@@ -14,7 +14,10 @@ from shared.errors import DeadlineExceededError, StoreUnavailableError
 T = TypeVar("T")
 
 REPLY_MARGIN_S = 0.02
-"""Kept of the remaining time so that the error still reaches the caller before its deadline."""
+"""Kept of the remaining time, at most, so that an error reaches the caller in time."""
+
+REPLY_MARGIN_SHARE = 0.2
+"""The same for short deadlines, as a share of what remains."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +55,10 @@ class Deadline:
         """
         if math.isinf(self.at):
             return await awaitable
+        remaining = self.remaining_s()
+        margin = min(REPLY_MARGIN_S, REPLY_MARGIN_SHARE * remaining)
         try:
-            async with asyncio.timeout(max(0.0, self.remaining_s() - REPLY_MARGIN_S)):
+            async with asyncio.timeout(remaining - margin):
                 return await awaitable
         except TimeoutError as error:
             raise StoreUnavailableError(

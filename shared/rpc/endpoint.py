@@ -19,7 +19,14 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from google.rpc import error_details_pb2, status_pb2
 
-from shared.errors import DOMAIN, CrossKVError, InvalidFieldError, KVMissError, QueueFullError
+from shared.errors import (
+    DOMAIN,
+    CrossKVError,
+    InvalidFieldError,
+    KVMissError,
+    MissCause,
+    QueueFullError,
+)
 from shared.metrics import IN_FLIGHT, MISSES, REQUEST_SECONDS, REQUESTS
 from shared.rpc.deadline import Deadline
 from shared.rpc.wire import parse
@@ -39,6 +46,7 @@ class Endpoint:
         self._handler = handler
         self._seconds = REQUEST_SECONDS.labels(self._name)
         self._in_flight = IN_FLIGHT.labels(self._name)
+        self._misses = {cause: MISSES.labels(self._name, cause.value) for cause in MissCause}
         self._ok = REQUESTS.labels(self._name, grpc.StatusCode.OK.name)
 
     async def answer(self, data: bytes, context: Context) -> bytes:
@@ -71,7 +79,7 @@ class Endpoint:
     async def _abort(self, context: Context, error: CrossKVError) -> None:
         self._count(error.code)
         if isinstance(error, KVMissError):
-            MISSES.labels(error.cause).inc()
+            self._misses[error.cause].inc()
         _log.info("call_refused", rpc=self._name, code=error.code.name, reason=error.reason)
         trailer = (("grpc-status-details-bin", error_status(error).SerializeToString()),)
         await context.abort(error.code, str(error), trailing_metadata=trailer)

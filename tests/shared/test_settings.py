@@ -59,6 +59,24 @@ def test_all_problems_are_named_at_once(environment: pytest.MonkeyPatch) -> None
     assert "CROSSKV_CONTEXT_MAX_QUEUE: " in text
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("CROSSKV_MODEL_DEVICE", "gpu"),
+        ("CROSSKV_MODEL_DEVICE", "cuda:99"),
+        ("CROSSKV_STORE_URL", "http://127.0.0.1:6379"),
+        ("CROSSKV_STORE_URL", "redis://127.0.0.1:notaport/0"),
+        ("CROSSKV_STORE_URL", "redis://127.0.0.1:70000/0"),
+    ],
+)
+def test_a_value_that_cannot_work_is_refused_by_name(
+    environment: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    environment.setenv(name, value)
+    with pytest.raises(SettingsError, match=f"{name}: .*got '{value}'"):
+        read_settings(Own)
+
+
 def test_the_reference_lists_every_variable_with_its_meaning() -> None:
     table = reference((StoreSettings, Own))
     for section in (StoreSettings, Own):

@@ -32,3 +32,9 @@ async def test_what_does_not_answer_is_unavailable_before_the_deadline() -> None
     with pytest.raises(StoreUnavailableError, match="the store did not answer within"):
         await deadline.bound(asyncio.sleep(60), "the store")
     assert not deadline.passed
+
+
+async def test_a_short_deadline_still_leaves_time_for_what_is_quick() -> None:
+    for _ in range(20):
+        quick = asyncio.sleep(0.001, "answer")
+        assert await Deadline.after(0.015).bound(quick, "the store") == "answer"
