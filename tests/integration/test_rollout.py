@@ -7,9 +7,10 @@ from collections import Counter
 from pathlib import Path
 
 from ranking_client import RankingClient
+from shared.rpc.ports import free_port
 from tests.integration.oracle import Oracle, assert_right
 from tests.integration.orchestrator import Orchestrator, Traffic
-from tests.integration.stack import Stack, free_port
+from tests.integration.stack import Stack
 from tests.tiny_model import tiny_checkpoint_dir, tiny_config
 
 USERS = [f"user-{number}" for number in range(12)]

@@ -18,6 +18,7 @@ from grpc_status import rpc_status
 from crosskv.v1 import crossing_pb2, crossing_pb2_grpc
 from shared.errors import InvalidFieldError, KVMissError, MissCause, QueueFullError
 from shared.rpc.deadline import Deadline
+from shared.rpc.ports import free_port
 from shared.rpc.server import serve
 from shared.rpc.wire import build, packed
 from shared.settings import ServerSettings, SettingsError
@@ -56,12 +57,6 @@ class Servicer:
         raise AssertionError("these tests do not call it")
 
     DescribeModel = PrefetchContext
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @asynccontextmanager
