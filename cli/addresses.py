@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 import psutil
 
@@ -26,6 +27,10 @@ class Addresses:
     """host:port of the crossing service."""
     store: str
     """URL of the store."""
+    context_metrics: str
+    """URL of the context service's Prometheus metrics."""
+    crossing_metrics: str
+    """URL of the crossing service's, likewise."""
 
 
 def require_no_stack() -> None:
@@ -58,22 +63,21 @@ def announced(addresses: Addresses) -> Iterator[None]:
         STATE_FILE.unlink(missing_ok=True)
 
 
-def find_addresses(context: str | None, crossing: str | None) -> tuple[str, str]:
-    """Addresses of (context service, crossing service): the given ones, else the running stack's.
+def find_address(service: Literal["context", "crossing"], given: str | None) -> str:
+    """host:port of the `service`: the `given` one, else the running stack's.
 
     Raises:
-        CommandError: one is not given and no stack is running.
+        CommandError: none is given and no stack is running.
     """
-    if context and crossing:
-        return context, crossing
+    if given:
+        return given
     if _announced_by() is None:
         stale = f"{STATE_FILE} is left over from one that has ended" if STATE_FILE.exists() else ""
         raise CommandError(
             f"no stack is running here{f' ({stale})' if stale else ''}; start one with "
-            "`crosskv up` in another terminal, or pass --context and --crossing HOST:PORT"
+            f"`crosskv up` in another terminal, or pass --{service} HOST:PORT"
         )
-    state = json.loads(STATE_FILE.read_text())
-    return context or state["context"], crossing or state["crossing"]
+    return str(json.loads(STATE_FILE.read_text())[service])
 
 
 def _announced_by() -> int | None:

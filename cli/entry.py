@@ -10,9 +10,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from cli.addresses import find_address
 from cli.history_file import read_actions
 from cli.movielens_user import Data, find_user, whole_history
-from cli.session import ContextAddress, CrossingAddress, User, converse
+from cli.session import ContextAddress, User, converse
 
 if TYPE_CHECKING:
     from ranking_client import ContextDescription, RankingClient, Receipt
@@ -28,7 +29,6 @@ def encode(
     ] = None,
     data: Data = None,
     context: ContextAddress = None,
-    crossing: CrossingAddress = None,
 ) -> None:
     """Encode a user's whole history and publish it to the store.
 
@@ -41,14 +41,14 @@ def encode(
 
     async def talk(client: RankingClient) -> Receipt:
         if actions is not None:
-            history = read_actions(actions, await client.describe_model())
+            history = read_actions(actions, await client.describe_model("context"))
         else:
             from training.movielens import load_movielens  # noqa: PLC0415  --help starts fast
 
             history = whole_history(find_user(load_movielens(data), user))
         return await client.encode(user, history)
 
-    receipt = converse(context, crossing, talk)
+    receipt = converse(talk, context=find_address("context", context))
     table = _facts(f"user {user}")
     table.add_row("published", "yes" if receipt.published else "no: the store has a newer history")
     table.add_row("actions", f"{receipt.tokens:,}")
@@ -62,7 +62,6 @@ def encode(
 def inspect(
     user: User,
     context: ContextAddress = None,
-    crossing: CrossingAddress = None,
 ) -> None:
     """Show a user's stored entry: version, size beside dense, pool rows used, age.
 
@@ -74,7 +73,7 @@ def inspect(
     async def talk(client: RankingClient) -> ContextDescription:
         return await client.describe(user)
 
-    entry = converse(context, crossing, talk)
+    entry = converse(talk, context=find_address("context", context))
     table = _facts(f"user {user}")
     table.add_row("model", entry.model_fingerprint)
     table.add_row("history version", str(entry.history_version))
@@ -99,7 +98,6 @@ def inspect(
 def delete(
     user: User,
     context: ContextAddress = None,
-    crossing: CrossingAddress = None,
 ) -> None:
     """Delete everything stored of a user, under every model.
 
@@ -111,7 +109,7 @@ def delete(
     async def talk(client: RankingClient) -> int:
         return await client.delete(user)
 
-    deleted = converse(context, crossing, talk)
+    deleted = converse(talk, context=find_address("context", context))
     Console().print(f"user {user}: {deleted} {'entry' if deleted == 1 else 'entries'} deleted")
 
 

@@ -9,11 +9,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from cli.checkpoint import DEFAULT_CHECKPOINT, require_checkpoint
 from cli.movielens_user import Data
-from cli.stack import require_checkpoint
-from cli.up import DEFAULT_CHECKPOINT
 
-OFFLINE_THREADS = 1  # on a busy machine two threads spin on each other: 6 s become 49
+OFFLINE_THREADS = 1  # several on busy cores spin on each other and take many times as long
 
 
 def train(

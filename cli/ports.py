@@ -1,30 +1,71 @@
-"""TCP ports on the loopback interface."""
+"""The ports that a local stack listens on: the wanted ones, free ones for the rest."""
 
 from __future__ import annotations
 
-import socket
+from contextlib import ExitStack
+from dataclasses import dataclass
 
+from cli.addresses import Addresses
 from cli.failure import CommandError
+from shared.rpc.ports import LOOPBACK, held_port
 
-LOOPBACK = "127.0.0.1"
+
+@dataclass(frozen=True)
+class WantedPorts:
+    """Ports that the caller asks for; None: a free one."""
+
+    context: int | None = None
+    crossing: int | None = None
+    store: int | None = None
 
 
-def loopback_port(wanted: int | None, option: str) -> int:
-    """`wanted` if nothing listens there; a free port if None.
+@dataclass(frozen=True)
+class StackPorts:
+    """Every port of one stack, no two the same."""
 
-    gRPC servers share a taken port silently (SO_REUSEPORT), so it is tried here without.
+    context: int
+    crossing: int
+    store: int
+    context_metrics: int
+    crossing_metrics: int
+
+    @property
+    def addresses(self) -> Addresses:
+        """The same as addresses."""
+        return Addresses(
+            context=f"{LOOPBACK}:{self.context}",
+            crossing=f"{LOOPBACK}:{self.crossing}",
+            store=f"redis://{LOOPBACK}:{self.store}/0",
+            context_metrics=f"http://{LOOPBACK}:{self.context_metrics}/metrics",
+            crossing_metrics=f"http://{LOOPBACK}:{self.crossing_metrics}/metrics",
+        )
+
+
+def choose_ports(wanted: WantedPorts) -> StackPorts:
+    """The `wanted` ports, which nothing listens on, and free ones for the others.
 
     Raises:
-        CommandError: the port is taken; `option` is what the message tells to change.
+        CommandError: a wanted port is taken, or wanted twice; the message names its option.
     """
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # TIME_WAIT is no obstacle
-        try:
-            probe.bind((LOOPBACK, wanted or 0))
-            port: int = probe.getsockname()[1]
-        except OSError as error:
-            raise CommandError(
-                f"port {wanted} is taken or not allowed ({error.strerror}); choose another with "
-                f"{option}, or leave the option out for a free one"
-            ) from error
-    return port
+    with ExitStack() as held:  # all at once, so that none is chosen twice
+
+        def hold(port: int | None, option: str) -> int:
+            try:
+                return held.enter_context(held_port(port or 0))
+            except OSError as error:
+                raise CommandError(
+                    f"port {port} is taken or not allowed ({error.strerror}); choose another with "
+                    f"{option}, or leave the option out for a free one"
+                ) from error
+
+        ports = {
+            name: hold(port, f"--{name}-port")
+            for name, port in sorted(  # a free one must not be one that is wanted
+                vars(wanted).items(), key=lambda item: item[1] is None
+            )
+        }
+        return StackPorts(
+            **ports,
+            context_metrics=held.enter_context(held_port()),
+            crossing_metrics=held.enter_context(held_port()),
+        )

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+from cli.addresses import find_address
 from cli.failure import CommandError
 from cli.movielens_user import Data, find_user, unseen_items, whole_history
 from cli.session import ContextAddress, CrossingAddress, User, converse
@@ -68,7 +69,12 @@ def rank(
             request_time_s=request_time_s,
         )
 
-    reply = converse(context, crossing, talk, load_history)
+    reply = converse(
+        talk,
+        context=find_address("context", context) if load_history else None,
+        crossing=find_address("crossing", crossing),
+        load_history=load_history,
+    )
     by = by or next(iter(reply.by_task))
     if by not in reply.by_task:
         raise CommandError(f"--by {by}: no task of the model; take {' or '.join(reply.by_task)}")

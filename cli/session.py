@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from cli.addresses import find_addresses
 from cli.failure import CommandError
 
 if TYPE_CHECKING:
@@ -32,25 +31,35 @@ CrossingAddress = Annotated[
 
 
 def converse(
-    context: str | None,
-    crossing: str | None,
     talk: Callable[[RankingClient], Awaitable[Reply]],
+    *,
+    context: str | None = None,
+    crossing: str | None = None,
     load_history: LoadHistory | None = None,
 ) -> Reply:
-    """What `talk` returns, given a client of the stack at the addresses (None: of the running one).
+    """What `talk` returns, given a client of the services at these addresses.
 
-    `load_history` is where the client gets a history that has not been encoded yet.
+    Args:
+        talk: makes the calls.
+        context: host:port of the context service; None: `talk` does not call it.
+        crossing: host:port of the crossing service, likewise.
+        load_history: where the client gets a history that has not been encoded yet.
 
     Raises:
-        CommandError: no stack is running, a service does not answer, or nothing is stored.
+        CommandError: a service does not answer, or nothing is stored.
     """
-    context, crossing = find_addresses(context, crossing)
     from ranking_client import RankingClient, ServiceUnavailableError  # noqa: PLC0415  gRPC
     from shared.errors import KVMissError  # noqa: PLC0415
 
+    used = [address for address in (context, crossing) if address]
+
     async def run() -> Reply:
+        # The client wants both; it sends nothing to the one that `talk` does not call.
         async with RankingClient(
-            [context], [crossing], timeout_s=_TIMEOUT_S, load_history=load_history
+            [context] if context else used,
+            [crossing] if crossing else used,
+            timeout_s=_TIMEOUT_S,
+            load_history=load_history,
         ) as client:
             return await talk(client)
 
@@ -63,6 +72,5 @@ def converse(
         ) from error
     except ServiceUnavailableError as error:
         raise CommandError(
-            f"{error}; is `crosskv up` still running, and are {context} and {crossing} its "
-            "addresses?"
+            f"{error}; is `crosskv up` still running, and is it at {' and '.join(used)}?"
         ) from error

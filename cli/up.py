@@ -11,9 +11,10 @@ from rich.console import Console
 from rich.panel import Panel
 
 from cli.addresses import announced, require_no_stack
-from cli.stack import LocalStack, StackPorts
+from cli.checkpoint import DEFAULT_CHECKPOINT
+from cli.ports import WantedPorts
+from cli.stack import LocalStack
 
-DEFAULT_CHECKPOINT = Path("checkpoints/ml-100k")
 LOGS = Path("runs/up")
 _WATCH_S = 0.5
 
@@ -40,13 +41,13 @@ def up(
     """
     require_no_stack()
     console = Console()
-    ports = StackPorts(context_port, crossing_port, store_port)
+    ports = WantedPorts(context_port, crossing_port, store_port)
     with LocalStack(checkpoint, LOGS, console, ports) as stack, announced(stack.addresses):
         at = stack.addresses
         console.print(
             Panel(
-                f"context service   {at.context}\n"
-                f"crossing service  {at.crossing}\n"
+                f"context service   {at.context}, {at.context_metrics}\n"
+                f"crossing service  {at.crossing}, {at.crossing_metrics}\n"
                 f"store             {at.store}\n"
                 f"checkpoint        {checkpoint}\n\n"
                 "[bold]In another terminal, in this directory:[/]\n"

@@ -12,10 +12,10 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from cli.checkpoint import DEFAULT_CHECKPOINT, require_checkpoint
 from cli.learning import OFFLINE_THREADS
 from cli.movielens_user import Data
-from cli.stack import LocalStack, require_checkpoint
-from cli.up import DEFAULT_CHECKPOINT
+from cli.stack import LocalStack
 
 if TYPE_CHECKING:
     from cli.addresses import Addresses

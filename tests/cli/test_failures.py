@@ -15,6 +15,7 @@ from cli.failure import CommandError
 from cli.main import app
 from context_service.settings import ContextSettings
 from crossing_service.settings import CrossingSettings
+from shared.rpc.ports import free_port
 from shared.settings import SHARED_SECTIONS, variables
 
 pytestmark = pytest.mark.usefixtures("leaves_no_process")
@@ -40,9 +41,18 @@ def test_no_checkpoint(command: str, runner: CliRunner) -> None:
     assert "crosskv train" in output
 
 
-@pytest.mark.parametrize("command", ["encode", "inspect", "delete"])
-def test_no_stack(command: str, runner: CliRunner) -> None:
-    assert "start one with `crosskv up`" in failing(runner, command, "--user", "1")
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [
+        ("encode --actions x.csv", "--context"),
+        ("inspect", "--context"),
+        ("delete", "--context"),
+        ("rank --items 1", "--crossing"),
+    ],
+)
+def test_no_stack(command: str, option: str, runner: CliRunner) -> None:
+    output = failing(runner, *command.split(), "--user", "1")
+    assert f"start one with `crosskv up` in another terminal, or pass {option} HOST" in output
 
 
 def test_a_state_file_of_a_dead_process_is_no_stack(runner: CliRunner) -> None:
@@ -53,7 +63,7 @@ def test_a_state_file_of_a_dead_process_is_no_stack(runner: CliRunner) -> None:
 
 
 def test_a_second_stack_in_one_directory_is_refused(runner: CliRunner) -> None:
-    addresses = Addresses("a:1", "b:2", "redis://c:3")
+    addresses = Addresses("a:1", "b:2", "redis://c:3", "http://a:4", "http://b:5")
     with announced(addresses):
         assert f"already running here (process {os.getpid()}" in failing(runner, "up")
         with pytest.raises(CommandError, match="already running"), announced(addresses):
@@ -64,9 +74,8 @@ def test_a_second_stack_in_one_directory_is_refused(runner: CliRunner) -> None:
 
 def test_services_that_do_not_answer(runner: CliRunner, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cli.session._TIMEOUT_S", 0.5)
-    at = ["--context", "127.0.0.1:1", "--crossing", "127.0.0.1:1"]
-    output = failing(runner, "inspect", "--user", "1", *at)
-    assert "127.0.0.1:1" in output
+    output = failing(runner, "inspect", "--user", "1", "--context", "127.0.0.1:1")
+    assert "is it at 127.0.0.1:1?" in output
 
 
 def test_a_taken_port(runner: CliRunner, checkpoint: Path) -> None:
@@ -77,6 +86,14 @@ def test_a_taken_port(runner: CliRunner, checkpoint: Path) -> None:
         output = failing(runner, "up", "--checkpoint", str(checkpoint), "--crossing-port", port)
     assert f"port {port} is taken" in output
     assert "--crossing-port" in output
+
+
+def test_a_port_wanted_twice(runner: CliRunner, checkpoint: Path) -> None:
+    port = str(free_port())
+    twice = ["--context-port", port, "--store-port", port]
+    output = failing(runner, "up", "--checkpoint", str(checkpoint), *twice)
+    assert f"port {port} is taken" in output
+    assert "--store-port" in output
 
 
 def test_data_that_are_not_there(runner: CliRunner, checkpoint: Path) -> None:

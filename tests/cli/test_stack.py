@@ -14,7 +14,8 @@ import pytest
 from rich.console import Console
 
 from cli.failure import CommandError
-from cli.stack import LocalStack, StackPorts
+from cli.ports import WantedPorts
+from cli.stack import LocalStack
 
 ROOT = Path(__file__).parents[2]
 UP = "from cli.main import app; app()"
@@ -68,6 +69,7 @@ def test_up_leaves_no_process_whatever_ends_it(
             return  # nothing of the command ran any more
         assert up.returncode == 0, output
         assert "stopped" in output
+        assert output.count("/metrics") == 2
         assert not state.exists()
 
 
@@ -110,6 +112,6 @@ def test_a_broken_checkpoint_shows_the_services_own_words(checkpoint: Path, tmp_
 def test_a_start_that_takes_too_long_is_given_up(checkpoint: Path, tmp_path: Path) -> None:
     with (
         pytest.raises(CommandError, match=r"not ready after 0 s.*Its log"),
-        LocalStack(checkpoint, tmp_path, QUIET, StackPorts(), start_timeout_s=0.0),
+        LocalStack(checkpoint, tmp_path, QUIET, WantedPorts(), start_timeout_s=0.0),
     ):
         pass

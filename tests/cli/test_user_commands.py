@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import pytest
 from typer.testing import CliRunner
@@ -17,7 +18,9 @@ def ask(runner: CliRunner, running: Addresses) -> Any:
     """Runs a command against the running stack; returns its output with runs of blanks as one."""
 
     def run(*arguments: str, status: int = 0) -> str:
-        at = ["--context", running.context, "--crossing", running.crossing]
+        at = ["--context", running.context]
+        if arguments[0] == "rank":
+            at = ["--crossing", running.crossing, *([] if "--items" in arguments else at)]
         result = runner.invoke(app, [*arguments, *at])
         assert result.exit_code == status, result.output
         return re.sub(r"[\s│]+", " ", result.output)
@@ -117,6 +120,20 @@ def test_bad_options(ask: Any, movielens: Path) -> None:
     assert "user '99' is not in MovieLens; take one from 1 to 12" in unknown
     assert "--by buy" in ask("rank", "--user", "3", "--by", "buy", *data, status=1)
     assert "--items 1,x" in ask("rank", "--user", "3", "--items", "1,x", status=1)
+
+
+@pytest.mark.parametrize("command", ["encode", "inspect", "delete"])
+def test_no_address_is_taken_that_a_command_does_not_use(command: str, runner: CliRunner) -> None:
+    arguments = [command, "--user", "3", "--context", "127.0.0.1:1", "--crossing", "127.0.0.1:1"]
+    result = runner.invoke(app, arguments)
+    assert result.exit_code == 2
+    assert "No such option: --crossing" in result.output
+
+
+def test_both_services_show_their_metrics(running: Addresses) -> None:
+    for url in (running.context_metrics, running.crossing_metrics):
+        with urlopen(url, timeout=10) as reply:
+            assert b"crosskv_requests_total" in reply.read()
 
 
 def test_addresses_come_from_the_state_file(
