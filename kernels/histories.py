@@ -7,6 +7,7 @@ their pool; whoever fills a page proves that before the page is read.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -24,6 +25,19 @@ class Pages:
     """[B + 1] int32: running token counts, from 0."""
     page_tokens: int
     """Tokens a page holds."""
+
+    @classmethod
+    def contiguous(
+        cls, lengths: Sequence[int], page_tokens: int, device: torch.device | str
+    ) -> Pages:
+        """Pages of users with `lengths` tokens each, from page 0, user b's behind user b - 1's."""
+        tokens = torch.tensor([0, *lengths], dtype=torch.int32)
+        counts = (tokens[1:] + page_tokens - 1) // page_tokens
+        first = counts.cumsum(0) - counts
+        widest = int(counts.max()) if len(counts) else 0
+        table = (first[:, None] + torch.arange(widest)).to(torch.int32)
+        running = tokens.cumsum(0).to(torch.int32)
+        return cls(table.to(device), running.to(device), page_tokens)
 
     def token_slots(self) -> tuple[Tensor, Tensor]:
         """Page and slot of every token, each [T] int64, users behind each other."""

@@ -12,6 +12,7 @@ from typing import Literal, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationError, field_validator
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PREFIX = "CROSSKV_"
@@ -130,16 +131,19 @@ def read_settings(
             read.append(section())
         except ValidationError as error:
             prefix = str(section.model_config["env_prefix"])
-            problems += [
-                f"{prefix}{'_'.join(map(str, e['loc'])).upper()}: {e['msg']}, got {e['input']!r}"
-                if e["type"] != "missing"
-                else f"{prefix}{'_'.join(map(str, e['loc'])).upper()}: not set; it is required"
-                for e in error.errors()
-            ]
+            problems += [f"{prefix}{_problem(details)}" for details in error.errors()]
     if problems:
         raise SettingsError("the environment is not usable:\n  " + "\n  ".join(problems))
     server, store, model, mine = read
     return server, store, model, mine  # type: ignore[return-value]  # in the order of `sections`
+
+
+def _problem(details: ErrorDetails) -> str:
+    name = "_".join(map(str, details["loc"])).upper()
+    if details["type"] == "missing":
+        return f"{name}: not set; it is required"
+    given = "" if name == "URL" else f", got {details['input']!r}"  # a URL may hold a password
+    return f"{name}: {details['msg']}{given}"
 
 
 def variables(section: type[BaseSettings]) -> dict[str, str]:

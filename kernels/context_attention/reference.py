@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from kernels.workspace import rows_at_once
+
 
 def attend(
     q: Tensor, k: Tensor, v: Tensor, cu_query: Tensor, cu_history: Tensor, scale: float
@@ -14,13 +16,15 @@ def attend(
     query_bounds, history_bounds = cu_query.tolist(), cu_history.tolist()
     outputs = []
     for user in range(len(query_bounds) - 1):
-        q_user = q[query_bounds[user] : query_bounds[user + 1]]
         history = slice(history_bounds[user], history_bounds[user + 1])
         k_user = k[history].repeat_interleave(groups, dim=1)
         v_user = v[history].repeat_interleave(groups, dim=1)
-        logits = torch.einsum("qhd,khd->hqk", q_user, k_user) * scale
-        new, total = logits.shape[1:]
-        causal = torch.ones(new, total, dtype=torch.bool, device=q.device).tril(total - new)
-        weights = logits.masked_fill(~causal, -torch.inf).softmax(dim=-1)
-        outputs.append(torch.einsum("hqk,khd->qhd", weights, v_user))
+        first, last = query_bounds[user : user + 2]
+        position = len(k_user) - (last - first)  # of the user's first query
+        for q_rows in q[first:last].split(rows_at_once(q.shape[1], len(k_user))):
+            logits = torch.einsum("qhd,khd->hqk", q_rows, k_user) * scale
+            causal = torch.ones(logits.shape[1:], dtype=torch.bool, device=q.device).tril(position)
+            weights = logits.masked_fill(~causal, -torch.inf).softmax(dim=-1)
+            outputs.append(torch.einsum("hqk,khd->qhd", weights, v_user))
+            position += len(q_rows)
     return torch.cat(outputs) if outputs else torch.empty_like(q)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from kernels.histories import History, RaggedHistory
 from kernels.kv_expand import kv_expand
+from kernels.workspace import rows_at_once
 
 
 def attend(
@@ -26,9 +27,13 @@ def attend(
         theirs = slice(history_bounds[user], history_bounds[user + 1])
         k_user = k[theirs].repeat_interleave(groups, dim=1)
         v_user = v[theirs].repeat_interleave(groups, dim=1)
-        logits = torch.einsum("nhd,khd->nhk", q[mine], k_user) * scale
-        weights = torch.cat((logits, self_logit[mine].unsqueeze(-1)), dim=-1).softmax(dim=-1)
-        attended = torch.einsum("nhk,khd->nhd", weights[..., :-1], v_user)
-        own = weights[..., -1:] * v_self[mine].repeat_interleave(groups, dim=1)
-        outputs.append(attended + own)
+        rows = rows_at_once(q.shape[1], len(k_user))
+        for q_rows, self_rows, v_rows in zip(
+            q[mine].split(rows), self_logit[mine].split(rows), v_self[mine].split(rows), strict=True
+        ):
+            logits = torch.einsum("nhd,khd->nhk", q_rows, k_user) * scale
+            weights = torch.cat((logits, self_rows.unsqueeze(-1)), dim=-1).softmax(dim=-1)
+            attended = torch.einsum("nhk,khd->nhd", weights[..., :-1], v_user)
+            own = weights[..., -1:] * v_rows.repeat_interleave(groups, dim=1)
+            outputs.append(attended + own)
     return torch.cat(outputs) if outputs else torch.empty_like(q)

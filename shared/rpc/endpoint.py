@@ -31,6 +31,10 @@ from shared.metrics import IN_FLIGHT, MISSES, REQUEST_SECONDS, REQUESTS
 from shared.rpc.deadline import Deadline
 from shared.rpc.wire import parse
 
+MESSAGE_LIMIT = 1024
+"""Bytes of an error text that are sent: peers refuse trailers of more than 8 KiB, and a text travels
+three times, percent-encoded and in base64."""
+
 Handler = Callable[[Any, Deadline], Awaitable[Message]]
 Context = grpc.aio.ServicerContext[bytes, bytes]
 
@@ -81,8 +85,9 @@ class Endpoint:
         if isinstance(error, KVMissError):
             self._misses[error.cause].inc()
         _log.info("call_refused", rpc=self._name, code=error.code.name, reason=error.reason)
-        trailer = (("grpc-status-details-bin", error_status(error).SerializeToString()),)
-        await context.abort(error.code, str(error), trailing_metadata=trailer)
+        status = error_status(error)
+        trailer = (("grpc-status-details-bin", status.SerializeToString()),)
+        await context.abort(error.code, status.message, trailing_metadata=trailer)
 
     def _count(self, code: grpc.StatusCode) -> None:
         REQUESTS.labels(self._name, code.name).inc()
@@ -95,7 +100,7 @@ def error_status(error: CrossKVError) -> status_pb2.Status:
     match error:
         case InvalidFieldError(field=field, problem=problem):
             violation = error_details_pb2.BadRequest.FieldViolation(
-                field=field, description=problem
+                field=field, description=_cut(problem)
             )
             details.append(error_details_pb2.BadRequest(field_violations=[violation]))
         case KVMissError(user=user, cause=cause):
@@ -104,9 +109,16 @@ def error_status(error: CrossKVError) -> status_pb2.Status:
             retry = error_details_pb2.RetryInfo()
             retry.retry_delay.FromNanoseconds(int(delay * 1e9))
             details.append(retry)
-    status = status_pb2.Status(code=error.code.value[0], message=str(error))
+    status = status_pb2.Status(code=error.code.value[0], message=_cut(str(error)))
     for detail in details:
         packed = AnyMessage()
         packed.Pack(detail)
         status.details.append(packed)
     return status
+
+
+def _cut(text: str) -> str:
+    data = text.encode()
+    if len(data) <= MESSAGE_LIMIT:
+        return text
+    return data[:MESSAGE_LIMIT].decode(errors="ignore") + " ..."

@@ -12,11 +12,10 @@ import grpc
 import structlog
 import uvloop
 from google.protobuf.descriptor import ServiceDescriptor
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_health.v1._async import HealthServicer
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from shared.errors import CheckpointError
+from shared.errors import CrossKVError
 from shared.metrics import serve_metrics
 from shared.rpc.endpoint import Endpoint
 from shared.settings import ServerSettings, SettingsError
@@ -27,9 +26,11 @@ _log = structlog.get_logger()
 
 def run_service(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
     """Run a service's `main` on uvloop; a deployment error ends as one message and status 78."""
+    # A process that is PID 1 of its container drops signals it has no handler for.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
     try:
         uvloop.run(main())
-    except (SettingsError, CheckpointError) as error:
+    except (SettingsError, CrossKVError) as error:
         sys.stderr.write(f"cannot start: {error}\n")
         raise SystemExit(EX_CONFIG) from error
 
@@ -55,7 +56,7 @@ async def serve(
     Raises:
         SettingsError: the address cannot be bound.
     """
-    health = HealthServicer()
+    health_servicer = health.aio.HealthServicer()
     server = grpc.aio.server(
         options=[
             ("grpc.max_receive_message_length", settings.max_message_bytes),
@@ -72,19 +73,20 @@ async def serve(
     server.add_generic_rpc_handlers(
         (grpc.method_handlers_generic_handler(service.full_name, handlers),)
     )
-    health_pb2_grpc.add_HealthServicer_to_server(health, server)
+    health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
     if settings.reflection:
         names = (service.full_name, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name)
         reflection.enable_server_reflection((*names, reflection.SERVICE_NAME), server)
-    address = f"{settings.host}:{settings.port}"
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host  # IPv6
+    address = f"{host}:{settings.port}"
     try:
         server.add_insecure_port(address)
         if settings.metrics_port:
             serve_metrics(settings.host, settings.metrics_port)
     except (RuntimeError, OSError) as error:
         raise SettingsError(
-            f"CROSSKV_SERVER_PORT or _METRICS_PORT: cannot listen on {address}: {error}; "
-            "choose free ports"
+            f"CROSSKV_SERVER_HOST, _PORT or _METRICS_PORT: cannot listen on {address} and "
+            f"{settings.metrics_port}: {error}; choose an address of this machine and free ports"
         ) from error
 
     stopping = asyncio.Event()
@@ -92,16 +94,17 @@ async def serve(
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     for name in ("", service.full_name):
-        await health.set(name, health_pb2.HealthCheckResponse.NOT_SERVING)
+        await health_servicer.set(name, health_pb2.HealthCheckResponse.NOT_SERVING)
     await server.start()
     await ready()
-    for name in ("", service.full_name):
-        await health.set(name, health_pb2.HealthCheckResponse.SERVING)
-    _log.info("serving", address=address, rpc_service=service.full_name)
+    if not stopping.is_set():
+        for name in ("", service.full_name):
+            await health_servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
+        _log.info("serving", address=address, rpc_service=service.full_name)
 
     await stopping.wait()
     _log.info("draining", delay_s=settings.drain_delay_s, grace_s=settings.drain_grace_s)
-    await health.enter_graceful_shutdown()
+    await health_servicer.enter_graceful_shutdown()
     await asyncio.sleep(settings.drain_delay_s)
     await server.stop(settings.drain_grace_s)
     await stop()

@@ -13,7 +13,7 @@ from functools import cache
 from typing import Any, TypeVar, cast
 
 import numpy as np
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, unknown_fields
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.descriptor import Descriptor, FieldDescriptor, FileDescriptor
 from google.protobuf.message import DecodeError, Message
 from numpy.typing import NDArray
@@ -41,8 +41,14 @@ def parse(message_type: type[M], data: bytes) -> M:
     twin = _twin(message_type.DESCRIPTOR)
     try:
         message = twin.FromString(data)
-        if _has_unpacked_arrays(message):  # legal, though no current library sends it: repack
-            message = twin.FromString(message_type.FromString(data).SerializeToString())
+        size = message.ByteSize()
+        message.DiscardUnknownFields()
+        if message.ByteSize() != size:
+            # An array sent unpacked, which is legal though no current library does it, is unknown
+            # to the twin: let the public type read it and pack it.
+            public = message_type.FromString(data)
+            public.DiscardUnknownFields()
+            message = twin.FromString(public.SerializeToString())
     except DecodeError as error:
         name = message_type.DESCRIPTOR.full_name
         raise InvalidFieldError(
@@ -110,15 +116,3 @@ def _add_file(file: FileDescriptor) -> None:
                 field.type = field.TYPE_BYTES
                 field.ClearField("options")
     _pool.Add(proto)
-
-
-def _has_unpacked_arrays(message: Message) -> bool:
-    unknown = unknown_fields.UnknownFieldSet(message)
-    declared = message.DESCRIPTOR.fields_by_number
-    if any(unknown[i].field_number in declared for i in range(len(unknown))):
-        return True
-    return any(
-        _has_unpacked_arrays(value)
-        for field, value in message.ListFields()
-        if field.type == FieldDescriptor.TYPE_MESSAGE and not field.is_repeated
-    )

@@ -41,6 +41,8 @@ class Servicer:
         match request.user_id:
             case "invalid":
                 raise InvalidFieldError("item_ids", "0 of them; send at least one")
+            case "wordy":
+                raise InvalidFieldError("surfaces", "ü" * 50_000)
             case "missing":
                 raise KVMissError("missing", MissCause.ABSENT)
             case "busy":
@@ -131,6 +133,15 @@ async def test_errors_arrive_with_code_reason_and_text(
     assert reasons == ([reason] if reason else [])
 
 
+async def test_a_long_message_is_cut_to_what_peers_accept() -> None:
+    async with serving(Servicer()) as (channel, _):
+        stub = crossing_pb2_grpc.CrossingServiceStub(channel)
+        with pytest.raises(grpc.aio.AioRpcError) as refusal:
+            await stub.ScoreCandidates(request("wordy", 1), timeout=5)
+    assert refusal.value.code().name == "INVALID_ARGUMENT"
+    assert (refusal.value.details() or "").startswith("surfaces: üüü")
+
+
 async def test_garbage_and_oversize_are_refused_and_the_service_goes_on() -> None:
     async with serving(Servicer(), max_message_bytes=1024) as (channel, _):
         raw = channel.unary_unary(f"/{SERVICE.full_name}/ScoreCandidates")
@@ -170,5 +181,5 @@ async def test_a_taken_port_is_a_settings_error() -> None:
         async def nothing() -> None:
             pass
 
-        with pytest.raises(SettingsError, match="choose free ports"):
+        with pytest.raises(SettingsError, match="choose an address of this machine and free ports"):
             await serve(Servicer(), SERVICE, settings, ready=nothing, stop=nothing)

@@ -73,6 +73,13 @@ def test_unknown_fields_are_ignored_as_protobuf_does() -> None:
     assert packed(message, "item_ids").tolist() == [1]
 
 
+def test_unknown_fields_beside_an_unpacked_array_leave_it_whole() -> None:
+    data = b"".join(_field(2, 1) + number.to_bytes(8, "little") for number in (5, 6))
+    data += (_field(15, 0) + b"\x01") * 1000
+    message = parse(crossing_pb2.ScoreCandidatesRequest, data)
+    assert packed(message, "item_ids").tolist() == [5, 6]
+
+
 def test_garbage_is_an_invalid_request() -> None:
     with pytest.raises(InvalidFieldError, match=r"request: 3 bytes that are no crosskv\.v1\.Score"):
         parse(crossing_pb2.ScoreCandidatesRequest, b"\xff\xff\xff")
