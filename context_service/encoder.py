@@ -78,7 +78,8 @@ class ContextEncoder:
                 arena[first : first + len(work.base.payload)] = work.base.payload
         tokens, unknown = self._tokens(batch)
         pages = torch.from_numpy(arena).to(self._device)
-        kv = PagedKV(pages, self._pages(batch, page_bounds))
+        lengths = [work.tokens for work in batch]
+        kv = PagedKV(pages, Pages.contiguous(lengths, self._layout.page_tokens, self._device))
         finite = self._ranker.context_pass(tokens, kv).cpu().numpy()
         new_bounds = np.cumsum([0, *(len(work.history) for work in batch)])
         arena = pages.cpu().numpy()
@@ -110,15 +111,6 @@ class ContextEncoder:
 
     def _column(self, arrays: list[NDArray[np.int64]]) -> Tensor:
         return torch.from_numpy(np.concatenate(arrays)).to(self._device)
-
-    def _pages(self, batch: Sequence[EncodeWork], page_bounds: NDArray[np.int64]) -> Pages:
-        """The users' pages lie behind each other in the arena."""
-        table = page_bounds[:-1, None] + np.arange(np.diff(page_bounds).max())
-        return Pages(
-            torch.from_numpy(table.astype(np.int32)).to(self._device),
-            bounds([work.tokens for work in batch], self._device),
-            self._layout.page_tokens,
-        )
 
     def _planes_finite(self, payload: NDArray[np.uint8]) -> bool:
         """Whether every stored float is finite; narrowing to the entry's dtype may overflow."""

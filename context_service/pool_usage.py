@@ -14,6 +14,8 @@ def rows_used(layout: EntryLayout, entry: Entry) -> tuple[list[int], list[int]]:
 
     Both lists are empty for dense entries.
     """
+    if not layout.pool_rows:
+        return [], []
     key_rows, value_rows = [], []
     pages = torch.from_numpy(entry.payload.copy())  # torch refuses read-only memory
     for layer in range(len(layout.layers)):
@@ -23,7 +25,6 @@ def rows_used(layout: EntryLayout, entry: Entry) -> tuple[list[int], list[int]]:
             for name, plane in layout.planes(pages, layer).items()
             if plane.dtype is torch.uint16
         }
-        if distinct:
-            key_rows.append(distinct.get("key_row", distinct.get("row", 0)))
-            value_rows.append(distinct.get("value_row", distinct.get("row", 0)))
+        key_rows.append(distinct["row" if "row" in distinct else "key_row"])
+        value_rows.append(distinct["row" if "row" in distinct else "value_row"])
     return key_rows, value_rows

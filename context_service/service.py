@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 
@@ -144,7 +145,8 @@ class ContextServicer:
             history_version=version,
             created_ms=int(self._clock() * 1000),
         )
-        value = self._codec.encode(header, encoded.payload)
+        # off the loop: a dense entry of 64 MiB takes tens of milliseconds to digest and join
+        value = await asyncio.to_thread(self._codec.encode, header, encoded.payload)
         replaces = None if work.base is None else work.base.header_bytes
         outcome = await self._put(header, value, replaces, deadline)
         if outcome is PutOutcome.STALE:
