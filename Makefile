@@ -1,6 +1,6 @@
 # Every target sets up what it needs; `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check train format protos settings bench
+.PHONY: help setup demo test check train format protos docs bench
 BIN := .venv/bin
 # Two cores: test processes share them with the servers they start.
 export OMP_NUM_THREADS ?= 1
@@ -24,7 +24,7 @@ check: setup ## Format, lint, types, import rules, proto lint, generated files f
 	$(BIN)/lint-imports --no-cache
 	cd protos && ../$(BIN)/buf lint
 	scripts/generate_protos.sh --check
-	scripts/generate_settings.sh --check
+	$(BIN)/python scripts/generate_docs.py --check
 
 train: setup ## Train the demo's checkpoint and its twins (under 20 minutes on 2 cores)
 	@$(BIN)/crosskv train $(ARGS)
@@ -38,5 +38,5 @@ format: setup ## Format and fix what can be fixed
 protos: setup ## Regenerate the Python beside the .proto files
 	@scripts/generate_protos.sh
 
-settings: setup ## Regenerate docs/settings.md
-	@scripts/generate_settings.sh
+docs: setup ## Regenerate the pages of docs/ that are made from code and results
+	@$(BIN)/python scripts/generate_docs.py
