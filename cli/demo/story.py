@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
+from sklearn.metrics import roc_auc_score
 
 from training.cases import LIKED, RankingCase
 from training.movielens import MovieLens, UserActions
@@ -63,7 +64,7 @@ class Story:
 def typical_case(cases: Sequence[RankingCase], scores: Sequence[NDArray[np.float32]]) -> int:
     """Index of the user whose own `watch` AUC is the median; one with enough held out, if any."""
     aucs = {
-        number: _pair_auc(case.watch, score[0])
+        number: float(roc_auc_score(case.watch, score[0]))
         for number, (case, score) in enumerate(zip(cases, scores, strict=True))
         if case.watch.any() and not case.watch.all()
     }
@@ -158,8 +159,3 @@ def stars(rating: int) -> str:
 
 def _day(time_s: int) -> str:
     return datetime.fromtimestamp(time_s, UTC).strftime("%Y-%m-%d")
-
-
-def _pair_auc(labels: NDArray[np.bool_], scores: NDArray[np.float32]) -> float:
-    positive, negative = scores[labels][:, None], scores[~labels][None, :]
-    return float((positive > negative).mean() + 0.5 * (positive == negative).mean())
