@@ -76,17 +76,19 @@ def demo(
         except Exception:
             stack.check()  # if a process has died, that is the cause
             raise
+        wall_s = time.perf_counter() - began
     torch.set_num_threads(OFFLINE_THREADS)
     with console.status("scoring the same cases in this process"):
         loaded = load_checkpoint(checkpoint)
         offline = task_metrics(cases, offline_scores(loaded, cases))
+    dense_bytes = replayed.tokens * loaded.config.dense_bytes_per_token
     summary = summarise(
         replayed,
-        dense_bytes=replayed.tokens * loaded.config.dense_bytes_per_token,
+        dense_bytes=dense_bytes,
         candidates=sum(len(case.candidate_ids) for case in cases),
         served=task_metrics(cases, replayed.scores),
         offline=offline,
-        wall_s=time.perf_counter() - began,
+        wall_s=wall_s,
     )
     told = typical_case(cases, replayed.scores)
     story = make_story(movielens, cases[told], replayed.scores[told])
@@ -95,6 +97,7 @@ def demo(
         ReportInput(
             summary=summary,
             story=story,
+            stored_share=replayed.stored_bytes / dense_bytes,
             encode_ms=replayed.encode_ms,
             score_ms=replayed.score_ms,
             study=read_study(checkpoint, loaded.fingerprint),

@@ -27,7 +27,9 @@ class Study:
     estimates: Mapping[tuple[str, str], list[Estimate]]
     """By task and metric: the variants, then the baselines."""
     shuffled_auc: Mapping[str, float]
-    """AUC by task of the variant whose labels were dealt out anew: 0.5 but for noise."""
+    """AUC by task of the variant whose items and ratings were dealt out anew before its cases were
+    cut: 0.5 but for noise.
+    """
 
 
 def read_study(checkpoint: Path, fingerprint: str) -> Study | None:

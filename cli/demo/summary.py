@@ -51,7 +51,7 @@ class Summary:
     requests_per_s: float
     """Requests by the time the two measured phases took."""
     wall_s: float
-    """The whole demo, from starting the processes on."""
+    """From the start of the command to the last reply, loading and starting included."""
 
     def write(self, path: Path) -> None:
         """Write as JSON."""
@@ -75,7 +75,7 @@ def summarise(
         candidates: how many were scored, over all users.
         served: metrics of the replayed scores.
         offline: metrics of the same cases scored in process.
-        wall_s: seconds the demo has taken.
+        wall_s: seconds from the start of the command to the last reply.
     """
     requests = len(replay.encode_ms) + len(replay.score_ms)
     return Summary(
@@ -134,8 +134,8 @@ def require_equal_quality(tasks: Mapping[str, TaskFigures]) -> None:
         raise CommandError(
             f"the services do not rank as the offline evaluation does (tolerance {TOLERANCE:g}): "
             + "; ".join(differing)
-            + ". Is CROSSKV_CONTEXT_* or CROSSKV_CROSSING_* set to cut histories short? "
-            "Otherwise this is a defect: please report it with runs/demo/summary.json"
+            + ". No setting may change scores, so this is a defect, unless the checkpoint was "
+            "replaced meanwhile: please report it with the demo's summary.json"
         )
 
 

@@ -40,6 +40,6 @@ def print_summary(summary: Summary, concurrency: int, console: Console) -> None:
         f"{summary.users:,} users, {summary.requests:,} requests, "
         f"{summary.candidates:,} candidates: {summary.requests_per_s:,.0f} requests/s\n"
         f"stored a user: {kilobytes(stored)}; as dense bf16: {kilobytes(dense)} "
-        f"({stored / dense:.2%})",
+        f"({stored / dense:.2%}), mean over users",
         highlight=False,
     )

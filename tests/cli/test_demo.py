@@ -65,6 +65,8 @@ def test_summary_has_the_agreed_keys_and_consistent_figures(shown: tuple[str, Pa
     assert summary["requests"] == 2 * USERS
     assert summary["candidates"] == USERS * 12  # 6 held out of 30 actions, and as many unseen
     assert summary["dense_bytes_per_user"] == 24 * 3 * 2 * 2 * 8 * 2
+    measured_s = summary["requests"] / summary["requests_per_s"]
+    assert summary["wall_s"] > measured_s
     assert 0 < summary["stored_bytes_per_user"] < summary["dense_bytes_per_user"]
     for figures in summary["tasks"].values():
         assert set(figures) == TASK_KEYS
@@ -83,7 +85,14 @@ def test_the_terminal_tells_story_and_figures(shown: tuple[str, Path]) -> None:
         r"Of the 10 on top, the user then watched \d and liked \d; a blind pick would hit 5\.0",
         output,
     )
-    for words in ("GAUC", "encode a history", "p99", "requests/s", "as dense bf16"):
+    for words in (
+        "GAUC",
+        "encode a history",
+        "p99",
+        "requests/s",
+        "as dense bf16",
+        "mean over users",
+    ):
         assert words in output
 
 
@@ -123,6 +132,7 @@ def test_report_is_one_page_that_fetches_nothing(shown: tuple[str, Path]) -> Non
         told = picture.get("role") == "img" and picture.get("aria-label")
         assert told or picture.get("aria-hidden") == "true"
     assert "Film &lt;" in text
+    assert re.search(r"of the worst user \d+\.\d\d% are stored", text)
     assert "<Film" not in text
     assert "nan" not in text.lower().split()
 
