@@ -32,15 +32,17 @@ def service_environment(
     }
 
 
-def service_healthy(address: str) -> bool:
-    """Whether the service at host:port reports SERVING."""
+def service_healthy(name: str, address: str) -> bool:
+    """Whether it is the `name` service that answers at host:port, and it reports SERVING."""
     import grpc  # noqa: PLC0415  --help must not wait for it
     from grpc_health.v1 import health_pb2, health_pb2_grpc  # noqa: PLC0415
 
-    with grpc.insecure_channel(address) as channel:
+    service = f"crosskv.v1.{name.capitalize()}Service"
+    # an http_proxy of the shell is not for loopback
+    with grpc.insecure_channel(address, [("grpc.enable_http_proxy", 0)]) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
         try:
-            reply = stub.Check(health_pb2.HealthCheckRequest(), timeout=1.0)
+            reply = stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=1.0)
         except grpc.RpcError:
             return False
     return bool(reply.status == health_pb2.HealthCheckResponse.SERVING)

@@ -104,8 +104,8 @@ class LocalStack:
             valkey = self._run("Valkey server", command, os.environ)
             self._await(valkey, lambda: valkey_answers(ports.store))
             status.update("starting the services")
-            services = [
-                self._run(
+            services = {
+                name: self._run(
                     f"{name} service",
                     service_command(name),
                     service_environment(self._checkpoint, addresses.store, port, metrics_port),
@@ -114,12 +114,11 @@ class LocalStack:
                     ("context", ports.context, ports.context_metrics),
                     ("crossing", ports.crossing, ports.crossing_metrics),
                 )
-            ]
-            for child, address in zip(
-                services, (addresses.context, addresses.crossing), strict=True
-            ):
+            }
+            for name, child in services.items():
+                address = getattr(addresses, name)
                 status.update(f"waiting for the {child.name} on {address} to be healthy")
-                self._await(child, partial(service_healthy, address))
+                self._await(child, partial(service_healthy, name, address))
         self._addresses = addresses
 
     def _run(self, name: str, command: list[str], environment: Mapping[str, str]) -> ChildProcess:
