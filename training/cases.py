@@ -8,6 +8,7 @@ is asked at the same time, that of the first event after the cut, so no candidat
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -51,22 +52,24 @@ class RankingCase:
             times_s=self.times_s[:0],
         )
 
-    def with_permuted_labels(self, rng: np.random.Generator) -> RankingCase:
-        """The same question with its labels dealt out anew among the candidates."""
-        order = rng.permutation(len(self.watch))
-        return replace(self, watch=self.watch[order], like=self.like[order])
-
 
 class CaseSampler:
     """Cuts cases out of the data; negatives follow the items' popularity in the training parts."""
 
-    def __init__(self, data: MovieLens) -> None:
+    def __init__(self, data: MovieLens, decoys: Sequence[NDArray[np.uint64]] | None = None) -> None:
+        """
+        Args:
+            data: what cases are cut out of.
+            decoys: if given, the negatives of each user's held-out parts: as many ids as these
+                parts have actions, the n-th beside the n-th. None: drawn by popularity.
+        """
         counts = np.zeros(len(data.item_ids), np.int64)
         for actions in data.users:
             np.add.at(
                 counts, np.searchsorted(data.item_ids, actions.item_ids[: actions.train_end]), 1
             )
         self._data = data
+        self._decoys = decoys
         self.popularity = counts
         """[items] ratings of each of `data.item_ids` in the training parts."""
         with np.errstate(divide="ignore"):
@@ -87,7 +90,8 @@ class CaseSampler:
             if end > 1:
                 cut = int(rng.integers(max(1, int(first_cut * end)), end))
                 last = min(end, cut + math.ceil(horizon * end))
-                cases.append(self._case(actions, cut, last, end, rng))
+                negatives = self._unseen(actions.item_ids[:end], last - cut, rng)
+                cases.append(self._case(actions, cut, last, negatives, rng))
         return cases
 
     def validation_cases(self, seed: int = 0) -> list[RankingCase]:
@@ -106,22 +110,28 @@ class CaseSampler:
 
     def _held_out(self, bounds: list[tuple[int, int]], seed: list[int]) -> list[RankingCase]:
         """A case for each user with a history and something to rank; a stream of numbers a user."""
-        return [
-            self._case(
-                actions, cut, end, len(actions.item_ids), np.random.default_rng([*seed, number])
-            )
-            for number, (actions, (cut, end)) in enumerate(
-                zip(self._data.users, bounds, strict=True)
-            )
-            if 0 < cut < end
-        ]
+        cases = []
+        for number, (actions, (cut, end)) in enumerate(zip(self._data.users, bounds, strict=True)):
+            if 0 < cut < end:
+                rng = np.random.default_rng([*seed, number])
+                if self._decoys is None:
+                    negatives = self._unseen(actions.item_ids, end - cut, rng)
+                else:
+                    first = actions.train_end
+                    negatives = self._decoys[number][cut - first : end - first]
+                cases.append(self._case(actions, cut, end, negatives, rng))
+        return cases
 
     def _case(
-        self, actions: UserActions, cut: int, end: int, known: int, rng: np.random.Generator
+        self,
+        actions: UserActions,
+        cut: int,
+        end: int,
+        negatives: NDArray[np.uint64],
+        rng: np.random.Generator,
     ) -> RankingCase:
-        """The items from `cut` to `end` against as many outside the first `known` actions."""
+        """The actions before `cut`; the items from `cut` to `end` against `negatives`."""
         positives = actions.item_ids[cut:end]
-        negatives = self._unseen(actions.item_ids[:known], len(positives), rng)
         order = rng.permutation(len(positives) + len(negatives))  # places tell nothing
         liked = actions.ratings[cut:end] >= LIKED
         return RankingCase(
@@ -144,15 +154,3 @@ class CaseSampler:
         count = min(count, int(np.isfinite(keys).sum()))
         best = np.argpartition(-keys, count - 1)[:count] if count else np.empty(0, np.int64)
         return self._data.item_ids[best]
-
-
-def with_permuted_ratings(data: MovieLens, seed: int) -> MovieLens:
-    """`data` with all ratings dealt out anew among all actions: then nothing predicts them."""
-    ratings = np.concatenate([actions.ratings for actions in data.users])
-    np.random.default_rng(seed).shuffle(ratings)
-    ends = np.cumsum([len(actions.ratings) for actions in data.users])[:-1]
-    users = [
-        replace(actions, ratings=part)
-        for actions, part in zip(data.users, np.split(ratings, ends), strict=True)
-    ]
-    return replace(data, users=users)

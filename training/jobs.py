@@ -13,13 +13,11 @@ from queue import Queue
 from threading import Event
 from typing import TypeAlias
 
-import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from shared.model.checkpoint import load_checkpoint, save_checkpoint
-from training.cases import CaseSampler
 from training.evaluation import TaskMetrics, evaluate
 from training.movielens import load_movielens
 from training.trainer import Recipe, train
@@ -87,8 +85,7 @@ def run_job(job: Job, events: Events, stop: Event) -> JobResult:
     data = load_movielens(job.data)
     trained = train(data, job.variant, job.seed, job.recipe, report)
     fingerprint = save_checkpoint(job.directory, trained.ranker, data.item_ids)
-    seen = job.variant.data(data, job.seed)
-    cases = job.variant.cases(CaseSampler(seen).test_cases(), np.random.default_rng(job.seed))
+    cases = job.variant.cases(job.variant.sampler(data, job.seed).test_cases())
     metrics = evaluate(load_checkpoint(job.directory), cases)
     wall_s = time.monotonic() - began
     return JobResult(job, metrics, trained.validation_auc, trained.epoch, fingerprint, wall_s)

@@ -15,7 +15,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from shared.model.items import ItemIndex, ItemList
 from shared.model.ranker import Ranker
-from training.cases import CaseSampler, RankingCase
+from training.cases import RankingCase
 from training.evaluation import mean_auc, serving_scores
 from training.losses import router_loss, task_loss
 from training.movielens import MovieLens
@@ -69,7 +69,7 @@ def train(
     """Train `variant`; the result depends on the arguments alone.
 
     Args:
-        data: what `load_movielens` gave; the variant may change its view of it.
+        data: what `load_movielens` gave; the control deals it out anew.
         variant: what is trained.
         seed: of weights, cuts, negatives and dropout.
         recipe: how.
@@ -77,18 +77,17 @@ def train(
     """
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
-    data = variant.data(data, seed)
-    sampler = CaseSampler(data)
+    sampler = variant.sampler(data, seed)
     items = ItemList(data.item_ids)
     ranker = Ranker(variant.config(len(data.item_ids)), recipe.dropout)
     averaged = AveragedModel(ranker, multi_avg_fn=get_ema_multi_avg_fn(recipe.averaging))
     kept = cast(Ranker, averaged.module).eval()
     optimizer = _optimizer(ranker, recipe)
-    validation = variant.cases(sampler.validation_cases(), rng)
+    validation = variant.cases(sampler.validation_cases())
     best: Trained | None = None
     for epoch in range(1, recipe.epochs + 1):
         cases = sampler.training_cases(rng, recipe.first_cut, recipe.horizon)
-        for batch in _batches(variant.cases(cases, rng), recipe.batch_users, rng):
+        for batch in _batches(variant.cases(cases), recipe.batch_users, rng):
             _step(ranker, optimizer, batch, items, recipe)
             averaged.update_parameters(ranker)
         if epoch % recipe.validate_every == 0 or epoch == recipe.epochs:

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from enum import StrEnum
 from typing import Literal
 
-import numpy as np
-
 from shared.model.config import ItemListConfig, ModelConfig
-from training.cases import ACTION_TYPES, TASKS, RankingCase, with_permuted_ratings
+from training.cases import ACTION_TYPES, TASKS, CaseSampler, RankingCase
+from training.dealing import deal_anew
 from training.movielens import MovieLens
 
 
@@ -23,7 +22,7 @@ class Variant(StrEnum):
     NO_CONTEXT = "no_context"
     """The collective model, but no case has a history: what there was to lose."""
     SHUFFLED_LABELS = "shuffled_labels"
-    """The collective model, labels dealt out anew: an AUC beside 0.5 would be a leak."""
+    """The collective model on dealt items and ratings: an AUC beside 0.5 would be a leak."""
 
     @property
     def kv(self) -> Literal["collective", "dense"]:
@@ -50,15 +49,15 @@ class Variant(StrEnum):
             page_tokens=16,  # the median history is 52 tokens: larger pages would be mostly padding
         )
 
-    def data(self, data: MovieLens, seed: int) -> MovieLens:
-        """The data this variant sees."""
-        return with_permuted_ratings(data, seed) if self is Variant.SHUFFLED_LABELS else data
+    def sampler(self, data: MovieLens, seed: int) -> CaseSampler:
+        """Cuts this variant's cases; `seed` is that of the deal."""
+        if self is Variant.SHUFFLED_LABELS:
+            deal = deal_anew(data, seed)
+            return CaseSampler(deal.data, deal.decoys)
+        return CaseSampler(data)
 
-    def cases(self, cases: Sequence[RankingCase], rng: np.random.Generator) -> list[RankingCase]:
+    def cases(self, cases: Sequence[RankingCase]) -> list[RankingCase]:
         """The cases as this variant sees them, in training and in evaluation."""
-        match self:
-            case Variant.NO_CONTEXT:
-                return [case.without_history() for case in cases]
-            case Variant.SHUFFLED_LABELS:
-                return [case.with_permuted_labels(rng) for case in cases]
+        if self is Variant.NO_CONTEXT:
+            return [case.without_history() for case in cases]
         return list(cases)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests.training.synthetic import tastes, write_files
-from training.cases import CaseSampler, RankingCase, with_permuted_ratings
+from training.cases import CaseSampler, RankingCase
 from training.movielens import MovieLens, UserActions, load_movielens
 
 
@@ -153,16 +153,3 @@ def test_views_of_a_case(data: MovieLens) -> None:
         ],
         [case],
     )
-    permuted = case.with_permuted_labels(np.random.default_rng(0))
-    assert permuted.watch.tolist() != case.watch.tolist()
-    assert permuted.watch.sum() == case.watch.sum()
-    assert permuted.like[permuted.watch].sum() == case.like[case.watch].sum()
-
-
-def test_permuted_ratings_keep_their_counts(data: MovieLens) -> None:
-    permuted = with_permuted_ratings(data, 0)
-    before, after = (
-        np.concatenate([actions.ratings for actions in each.users]) for each in (data, permuted)
-    )
-    assert before.tolist() != after.tolist()
-    np.testing.assert_array_equal(np.bincount(before), np.bincount(after))
