@@ -13,11 +13,11 @@ import torch
 from numpy.typing import NDArray
 from rich.progress import track
 
-from benchmarks.provenance import provenance
 from crosskv.v1 import context_pb2
 from shared.kv.codec import EntryCodec, EntryHeader, read_header
 from shared.kv.layout import EntryLayout
 from shared.model.config import ItemListConfig, ModelConfig
+from shared.provenance import provenance
 from shared.rpc.wire import build, packed, parse
 
 TOKENS = 16384

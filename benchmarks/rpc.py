@@ -26,7 +26,6 @@ import numpy as np
 import uvloop
 from rich.progress import track
 
-from shared.provenance import provenance
 from crossing_service.arena import Arena
 from crossing_service.candidates import CandidateReader
 from crossing_service.residency import Residency
@@ -40,6 +39,7 @@ from shared.model.checkpoint import Checkpoint
 from shared.model.config import ItemHashConfig, ModelConfig
 from shared.model.items import ItemHash
 from shared.model.ranker import Ranker
+from shared.provenance import provenance
 from shared.rpc.batcher import Batcher
 from shared.rpc.ports import free_port
 from shared.rpc.server import serve

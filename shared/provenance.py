@@ -20,6 +20,7 @@ _PACKAGES = (
     "numpy",
     "protobuf",
     "redis",
+    "scikit-learn",
     "torch",
     "triton",
     "uvloop",
@@ -38,7 +39,7 @@ def provenance() -> dict[str, Any]:
         "cpu": _cpu_name(),
         "cpus": len(os.sched_getaffinity(0)),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
-        "system": platform.platform(),
+        "system": _system(),
         "python": platform.python_version(),
         "versions": _versions(),
         "torch_threads": torch.get_num_threads(),
@@ -48,6 +49,11 @@ def provenance() -> dict[str, Any]:
     if torch.cuda.is_available():
         record["gpu"] = torch.cuda.get_device_name()
     return record
+
+
+def _system() -> str:
+    """Without the kernel's release: it names the machine's owner more than its speed."""
+    return f"{platform.system()} {platform.machine()}, {' '.join(platform.libc_ver())}"
 
 
 def _cpu_name() -> str:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
-import platform
-import subprocess
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -14,6 +11,8 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
+from shared.kv.codec import EntryCodec, EntryHeader
+from shared.kv.layout import EntryLayout
 from training.cases import TASKS, RankingCase
 from training.evaluation import TaskMetrics
 from training.jobs import THREADS, JobResult
@@ -22,7 +21,6 @@ from training.variants import Variant
 
 METRICS_FILE = "metrics.json"
 MEASURES = ("auc", "gauc", "log_loss")
-PACKAGES = ("torch", "numpy", "scikit-learn")
 
 
 def study_report(
@@ -32,6 +30,7 @@ def study_report(
     served: JobResult,
     baselines: dict[str, dict[str, TaskMetrics]],
     wall_s: float,
+    measured_on: dict[str, Any],
 ) -> dict[str, Any]:
     """What `metrics.json` holds.
 
@@ -42,6 +41,7 @@ def study_report(
         served: the run whose checkpoint is kept.
         baselines: metrics of each baseline's tasks.
         wall_s: of the whole study.
+        measured_on: what `provenance` said before the study wrote anything.
     """
     variants = {
         str(variant): _summary([each for each in results if each.job.variant is variant])
@@ -84,13 +84,12 @@ def study_report(
             "test_watched": sum(int(case.watch.sum()) for case in cases),
             "test_liked": sum(int(case.like.sum()) for case in cases),
         },
+        "stored": _stored(cases, served, len(data.item_ids)),
         "recipe": asdict(served.job.recipe),
         "model": served.job.variant.config(len(data.item_ids)).model_dump(mode="json"),
-        "versions": {"python": platform.python_version()}
-        | {name: importlib.metadata.version(name) for name in PACKAGES},
         "threads_a_run": THREADS,
         "wall_s": round(wall_s, 1),
-        "commit": _commit(),
+        "provenance": measured_on,
     }
 
 
@@ -139,6 +138,26 @@ def _summary(results: Sequence[JobResult]) -> dict[str, Any]:
     return {"test": test, "runs": runs}
 
 
+def _stored(cases: Sequence[RankingCase], served: JobResult, items: int) -> dict[str, float | int]:
+    """Whole store values of the test users' histories against dense bf16 keys and values."""
+    config = served.job.variant.config(items)
+    layout = EntryLayout(config)
+    codec = EntryCodec(layout, served.fingerprint, max_tokens=config.max_history)
+    sizes, percents = [], []
+    for case in cases:
+        tokens, newest = len(case.item_ids), int(case.times_s[-1])
+        header = EntryHeader(served.fingerprint, case.user, tokens, newest, newest, 0)
+        payload = np.zeros((layout.page_count(tokens), layout.page_bytes), np.uint8)
+        sizes.append(len(codec.encode(header, payload)))
+        percents.append(100 * sizes[-1] / (tokens * config.dense_bytes_per_token))
+    return {
+        "users": len(sizes),
+        "mean_bytes": float(np.mean(sizes)),
+        "mean_of_users_percent_of_dense": float(np.mean(percents)),
+        "worst_user_percent_of_dense": max(percents),
+    }
+
+
 def _statistics(values: list[float]) -> dict[str, Any]:
     """Mean, sample standard deviation (None for one value) and the values, in seed order."""
     deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
@@ -158,15 +177,3 @@ def _spread(statistics: dict[str, Any]) -> str:
 
 def _gap(comparison: dict[str, float]) -> str:
     return f"{comparison['difference']:+.4f} ({comparison['in_std']:+.1f} sd)"
-
-
-def _commit() -> str:
-    """The commit of the code, with `-dirty` when files differ from it."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        described = subprocess.run(
-            command, cwd=Path(__file__).parent, check=True, capture_output=True, text=True
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"  # run from a copy without its history
-    return described.stdout.strip()

@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from shared.model.checkpoint import CONFIG_FILE, WEIGHTS_FILE
+from shared.provenance import provenance
 from training.cases import CaseSampler
 from training.evaluation import baseline_scores, task_metrics
 from training.jobs import Job, run_jobs
@@ -39,6 +40,7 @@ def run_study(data: Path | None, out: Path, seeds: int) -> None:
     if seeds < 2:
         raise ValueError(f"seeds: {seeds}, expected at least 2; a single run has no deviation")
     began = time.monotonic()
+    measured_on = provenance()
     console = Console(stderr=True)
     movielens = load_movielens(data)
     with tempfile.TemporaryDirectory(prefix="crosskv-train-") as scratch:
@@ -59,7 +61,7 @@ def run_study(data: Path | None, out: Path, seeds: int) -> None:
         for name, scores in baseline_scores(movielens, cases).items()
     }
     wall_s = time.monotonic() - began
-    report = study_report(movielens, cases, results, best, baselines, wall_s)
+    report = study_report(movielens, cases, results, best, baselines, wall_s, measured_on)
     write_report(out / METRICS_FILE, report)
     console.print(study_table(report))
     console.print(f"{out}: {best.job.name}, fingerprint {best.fingerprint}, {wall_s:.0f} s")

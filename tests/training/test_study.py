@@ -44,6 +44,14 @@ def test_study_leaves_the_best_validated_checkpoint_and_its_figures(
     assert report["baselines"]["item_popularity"]["watch"]["auc"] > 0
     assert report["data"]["actions"] == 40 * 14
     assert report["recipe"]["epochs"] == 1
+    # 14 actions: 11 in the history, one page of 16 tokens, header and padding
+    stored = report["stored"]
+    dense = 11 * checkpoint.config.dense_bytes_per_token
+    assert stored["mean_bytes"] > checkpoint.ranker.layout.payload_bytes(11)
+    percent = pytest.approx(100 * stored["mean_bytes"] / dense)
+    assert stored["mean_of_users_percent_of_dense"] == percent
+    assert stored["worst_user_percent_of_dense"] == percent
+    assert {"cpu", "commit", "versions"} <= set(report["provenance"])
 
 
 def test_one_seed_is_refused(tmp_path: Path) -> None:
