@@ -53,7 +53,7 @@ class Ranker(nn.Module):
         self.dropout = nn.Dropout(dropout)
         for table in (self.action, self.surface, self.gap):
             nn.init.normal_(table.weight, std=0.1)
-        # At 0.1 histories go unlearned for the first third of a run, or all of it on small data.
+        # At 0.1 histories go unlearned for much of a run, on small data for all of it.
         nn.init.normal_(self.item.weight, std=0.3)
 
     @torch.inference_mode()

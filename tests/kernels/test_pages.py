@@ -32,3 +32,15 @@ def test_the_newest_tokens_are_the_last(newest: list[int]) -> None:
     page, slot = pages.newest_slots(bounds(newest))
     assert list(zip(page.tolist(), slot.tolist(), strict=True)) == _naive([8, 0, 9], newest)
     assert page.dtype == slot.dtype == torch.int64
+
+
+@pytest.mark.parametrize("lengths", [[8, 0, 9], [1], [0, 0, 0], [16, 17]])
+def test_contiguous_users_lie_behind_each_other(lengths: list[int]) -> None:
+    pages = Pages.contiguous(lengths, 4, "cpu")
+    expected, first = [], 0
+    for length in lengths:
+        expected += [(first + t // 4, t % 4) for t in range(length)]
+        first += -(-length // 4)
+    page, slot = pages.token_slots()
+    assert list(zip(page.tolist(), slot.tolist(), strict=True)) == expected
+    assert pages.block_table.dtype == pages.cu_history.dtype == torch.int32
