@@ -37,8 +37,8 @@ async def serve_crossing() -> None:
     batcher: Batcher[ScoreWork, Scored] = Batcher(
         "crossing",
         scorer.score,
-        cost=lambda work: len(work.candidates.item_ids),
-        max_batch_cost=settings.max_batch_candidates,
+        cost=lambda work: work.tokens,
+        max_batch_cost=settings.max_batch_tokens,
         max_queue=settings.max_queue,
     )
     store = ValkeyStore.connect(store_settings)

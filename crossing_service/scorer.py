@@ -25,6 +25,11 @@ class ScoreWork:
     entry: ResidentEntry
     candidates: Candidates
 
+    @property
+    def tokens(self) -> int:
+        """Candidates and history together: what the crossing pass holds in memory for it."""
+        return len(self.candidates.item_ids) + self.entry.header.tokens
+
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Scored:

@@ -14,10 +14,11 @@ class CrossingSettings(BaseSettings):
     max_candidates: int = Field(
         4096, ge=1, description="Most candidates one ScoreCandidates request may carry."
     )
-    max_batch_candidates: int = Field(
-        16384,
+    max_batch_tokens: int = Field(
+        65536,
         ge=1,
-        description="Most candidates scored together; a single larger request is scored alone.",
+        description="Most candidates and history actions scored together, which bounds the memory "
+        "of a batch; a single larger request is scored alone.",
     )
     max_queue: int = Field(
         512,

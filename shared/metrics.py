@@ -26,7 +26,7 @@ BATCH_SIZE = Histogram(
 )
 BATCH_COST = Histogram(
     "crosskv_batch_cost",
-    "Tokens (context) or candidates (crossing) in a batch.",
+    "Tokens in a batch: history actions and candidates.",
     ["queue"],
     buckets=tuple(4**k for k in range(2, 10)),
 )

@@ -109,7 +109,7 @@ async def test_serves_the_models_scores_and_ends_cleanly(tmp_path: Path, valkey_
 
             url = f"http://127.0.0.1:{metrics_port}/metrics"
             metrics = (await asyncio.to_thread(urlopen, url)).read().decode()
-            assert 'crosskv_batch_cost_sum{batcher="crossing"} 50.0' in metrics  # 37 + 13 tokens
+            assert 'crosskv_batch_cost_sum{queue="crossing"} 50.0' in metrics  # 37 + 13 tokens
 
             request.user_id = "crossing-process-nobody"
             with pytest.raises(grpc.aio.AioRpcError) as refused:

@@ -46,6 +46,11 @@ def test_a_batch_scores_as_each_request_alone(form: dict[str, Any]) -> None:
         np.testing.assert_allclose(scores, again, atol=1e-6, rtol=0)
 
 
+def test_a_piece_of_work_weighs_its_history_too() -> None:
+    house = House()
+    assert ScoreWork(house.reside("u", 200), house.candidates(3)).tokens == 203
+
+
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
 def test_scores_are_the_models_own_bit_for_bit(form: dict[str, Any]) -> None:
     house = House(**form)
