@@ -2,7 +2,8 @@
 
 An entry takes whole pages, anywhere. Readers find them through its page list and read as many
 tokens as its header says: a reused page needs no clearing. Bookkeeping is under one lock, because
-requests pin entries on the event loop and batches pin them on the worker thread.
+requests pin entries on the event loop, batches on the worker thread, and fetched entries come in on
+threads of their own. Bytes are copied outside of it, into pages that are nobody else's.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from crossing_service.metrics import EVICTIONS, RESIDENT_BYTES, RESIDENT_ENTRIES
 from shared.errors import QueueFullError
@@ -97,41 +97,37 @@ class Arena:
             entry.pins -= 1
             self._free_if_unused(entry)
 
-    def stage(self, payload: NDArray[np.uint8]) -> Tensor:
-        """Copy an entry's payload [n, page_bytes] to the device; safe on any thread.
+    def insert(self, entry: Entry, checked_s: float) -> ResidentEntry:
+        """Copy the entry's payload into pages and list it in place of its user's former entry.
 
-        On an accelerator this is the entry's one copy over the bus, from page-locked memory.
-        """
-        host = torch.empty(
-            payload.shape, dtype=torch.uint8, pin_memory=self.tensor.device.type == "cuda"
-        )
-        np.copyto(host.numpy(), payload)
-        return host.to(self.tensor.device)
+        Entries that nobody has pinned make room, the least recently used first. Safe on any thread,
+        and best not on the event loop: 64 MiB take some 10 ms.
 
-    def insert(self, entry: Entry, staged: Tensor, checked_s: float) -> ResidentEntry:
-        """Give the entry pages and list it in place of its user's former one.
-
-        Entries that nobody has pinned make room, the least recently used first.
+        Returns:
+            The entry with one pin, which is the caller's: without it another thread's insert might
+            evict it before the caller can look.
 
         Raises:
             QueueFullError: what is pinned leaves no room now; nothing has changed.
             SettingsError: it could never fit.
         """
         self._require_room(entry.header.tokens)
+        wanted = len(entry.payload)
         with self._lock:
             former = self._listed.get(entry.header.user)
-            for victim in self._victims(len(staged), former):
+            for victim in self._victims(wanted, former):
                 self._unlist(victim)
                 EVICTIONS.inc()
             if former is not None:
                 self._unlist(former)
-            self._free_count -= len(staged)
-            pages = self._free[self._free_count : self._free_count + len(staged)].copy()
-        # these pages are in no list and in no entry, so nothing reads or takes them
-        at = torch.from_numpy(pages).to(self.tensor.device, torch.int64)
-        self.tensor.index_copy_(0, at, staged)
-        resident = ResidentEntry(entry.header, entry.header_bytes, pages, checked_s)
+            self._free_count -= wanted
+            pages = self._free[self._free_count : self._free_count + wanted].copy()
+        self._fill(pages, entry.payload)
+        resident = ResidentEntry(entry.header, entry.header_bytes, pages, checked_s, pins=1)
         with self._lock:
+            meanwhile = self._listed.get(entry.header.user)
+            if meanwhile is not None:
+                self._unlist(meanwhile)
             self._listed[entry.header.user] = resident
             self._measure()
         return resident
@@ -142,6 +138,17 @@ class Arena:
             entry = self._listed.get(user)
             if entry is not None:
                 self._unlist(entry)
+
+    def _fill(self, pages: NDArray[np.int32], payload: NDArray[np.uint8]) -> None:
+        """Copy `payload` [n, page_bytes] into `pages`, which are in no list and in no entry."""
+        if self.tensor.device.type == "cpu":
+            self.tensor.numpy()[pages] = payload
+            return
+        # one copy over the bus, from page-locked memory, then into place
+        host = torch.empty(payload.shape, dtype=torch.uint8, pin_memory=True)
+        np.copyto(host.numpy(), payload)
+        at = torch.from_numpy(pages).to(self.tensor.device, torch.int64)
+        self.tensor.index_copy_(0, at, host.to(self.tensor.device))
 
     def _victims(self, wanted: int, former: ResidentEntry | None) -> list[ResidentEntry]:
         """Entries to evict so that `wanted` pages are free once `former` has gone."""
@@ -156,8 +163,11 @@ class Arena:
                 victims.append(entry)
                 room += len(entry.pages)
         if room < wanted:
-            pinned = sum(1 for entry in self._listed.values() if entry.pins)
-            raise QueueFullError("device cache", pinned, _RETRY_DELAY_S)
+            raise QueueFullError(
+                f"device cache: {self._page_count - room} of {self._page_count} pages are held by "
+                f"requests under way, an entry wants {wanted}",
+                _RETRY_DELAY_S,
+            )
         return victims
 
     def _unlist(self, entry: ResidentEntry) -> None:

@@ -6,7 +6,7 @@ from prometheus_client import Counter, Gauge
 
 ENTRIES_USED = Counter(
     "crosskv_crossing_entries_used_total",
-    "Requests by where they found their entry: device (a cache hit) or store.",
+    "Requests for scores by where their entry was: device (a cache hit) or store.",
     ["source"],
 )
 EVICTIONS = Counter(

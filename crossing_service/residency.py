@@ -14,12 +14,9 @@ from enum import Enum
 from types import TracebackType
 from typing import Any, Self
 
-from torch import Tensor
-
 from crossing_service.arena import Arena, ResidentEntry
-from crossing_service.metrics import ENTRIES_USED
 from shared.errors import KVMissError, MissCause
-from shared.kv.codec import Entry, EntryCodec
+from shared.kv.codec import EntryCodec
 from shared.kv.store import KVStore
 from shared.metrics import STAGE_SECONDS
 from shared.rpc.deadline import Deadline
@@ -129,7 +126,6 @@ class Residency:
         self._revalidate_s = revalidate_s
         self._clock = clock
         self._trips: dict[str, _Trip] = {}
-        self._used = {source: ENTRIES_USED.labels(source.value) for source in Source}
 
     async def acquire(self, user: str, min_version: int, deadline: Deadline) -> Lease:
         """A lease on the user's entry, of history version `min_version` or newer (0: any).
@@ -142,12 +138,9 @@ class Residency:
         """
         entry = self._arena.find(user)
         if entry is not None and self._usable(entry, min_version) and self._arena.pin(entry):
-            lease = Lease(self._arena, entry, Source.DEVICE)
-        else:
-            deadline.check("asking the store")
-            lease = await self._refreshed(user, min_version, deadline)
-        self._used[lease.source].inc()
-        return lease
+            return Lease(self._arena, entry, Source.DEVICE)
+        deadline.check("asking the store")
+        return await self._refreshed(user, min_version, deadline)
 
     async def close(self) -> None:
         """Break off the trips that nobody waits for any more."""
@@ -218,11 +211,9 @@ class Residency:
             raise KVMissError(user, MissCause.ABSENT)
         with _UPLOAD_SECONDS.time():
             # a dense entry of 64 MiB takes 20 ms to prove and copy: not on the event loop
-            entry, staged = await asyncio.to_thread(self._proven, user, value)
-            resident = self._arena.insert(entry, staged, asked_s)
-        self._arena.pin(resident)
+            resident = await asyncio.to_thread(self._brought, user, value, asked_s)
         return Lease(self._arena, resident, Source.STORE)
 
-    def _proven(self, user: str, value: bytes) -> tuple[Entry, Tensor]:
-        entry = self._codec.decode(user, value)
-        return entry, self._arena.stage(entry.payload)
+    def _brought(self, user: str, value: bytes, asked_s: float) -> ResidentEntry:
+        """The value proven and on the device, with a pin."""
+        return self._arena.insert(self._codec.decode(user, value), asked_s)

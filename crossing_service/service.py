@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from crossing_service.candidates import CandidateReader
+from crossing_service.metrics import ENTRIES_USED
 from crossing_service.residency import Residency, Source
 from crossing_service.scorer import Scored, ScoreWork
 from crosskv.v1 import crossing_pb2
@@ -37,6 +38,7 @@ class CrossingServicer:
         self._reader = reader
         self._residency = residency
         self._batcher = batcher
+        self._used = {source: ENTRIES_USED.labels(source.value) for source in Source}
 
     async def ScoreCandidates(  # noqa: N802
         self, request: crossing_pb2.ScoreCandidatesRequest, deadline: Deadline
@@ -45,6 +47,7 @@ class CrossingServicer:
         user = prove_user_id(request.user_id)
         candidates = self._reader.read(request)
         with await self._residency.acquire(user, request.min_history_version, deadline) as lease:
+            self._used[lease.source].inc()
             scored = await self._batcher.submit(ScoreWork(lease.entry, candidates), deadline)
         UNKNOWN_ITEMS.inc(scored.unknown_items)
         header = lease.entry.header

@@ -87,15 +87,13 @@ class NonFiniteResultError(CrossKVError):
 
 
 class QueueFullError(CrossKVError):
-    """The service has more work queued than it may; `retry_delay_s` is a hint."""
+    """The service has no room for more work now; `retry_delay_s` is a hint."""
 
     code = StatusCode.RESOURCE_EXHAUSTED
     reason = "QUEUE_FULL"
 
-    def __init__(self, queue: str, limit: int, retry_delay_s: float) -> None:
-        super().__init__(
-            f"{queue} queue is full ({limit} waiting); retry after {retry_delay_s:.2f} s"
-        )
+    def __init__(self, problem: str, retry_delay_s: float) -> None:
+        super().__init__(f"{problem}; retry after {retry_delay_s:.2f} s")
         self.retry_delay_s = retry_delay_s
 
 

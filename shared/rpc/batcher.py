@@ -83,7 +83,9 @@ class Batcher(Generic[Work, Result]):
             raise DrainingError(f"{self._name}: shutting down; call another replica")
         deadline.check(self._name)
         if len(self._queue) >= self._max_queue:
-            raise QueueFullError(self._name, self._max_queue, self._last_batch_s)
+            raise QueueFullError(
+                f"{self._name} queue is full ({self._max_queue} waiting)", self._last_batch_s
+            )
         result: asyncio.Future[Result] = self._loop.create_future()
         pending = _Pending(work, deadline, result, time.perf_counter())
         self._queue.append(pending)

@@ -140,7 +140,9 @@ class House:
     def reside(self, user: str, tokens: int = 21, version: int = 7) -> ResidentEntry:
         """Straight into the arena, without a store."""
         entry = self.codec.decode(user, self.value(user, tokens, version))
-        return self.arena.insert(entry, self.arena.stage(entry.payload), self.clock())
+        resident = self.arena.insert(entry, self.clock())
+        self.arena.unpin(resident)
+        return resident
 
     def direct(self, value: bytes, user: str, candidates: Candidates) -> NDArray[np.float32]:
         """The model's own crossing pass over the value's payload alone, [tasks, n]."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -37,8 +38,10 @@ def entry_of(user: str, pages: int, fill: int) -> Entry:
 
 
 def insert(arena: Arena, user: str, pages: int, fill: int = 1) -> ResidentEntry:
-    entry = entry_of(user, pages, fill)
-    return arena.insert(entry, arena.stage(entry.payload), 0.0)
+    entry = arena.insert(entry_of(user, pages, fill), 0.0)
+    assert entry.pins == 1
+    arena.unpin(entry)
+    return entry
 
 
 def evictions() -> float:
@@ -159,6 +162,30 @@ def test_a_batch_keeps_the_pages_of_an_entry_that_was_replaced() -> None:
     assert arena.tensor[old.pages.tolist(), 1:].unique().tolist() == [5]
     arena.unpin(old)
     insert(arena, "b", 2)
+
+
+def test_threads_that_insert_and_let_go_leave_every_page_whole() -> None:
+    """Twelve threads in four entries' room, all over each other's users."""
+    arena = small_arena(8)
+
+    def churn(number: int) -> int:
+        refused = 0
+        for turn in range(200):
+            try:
+                entry = arena.insert(entry_of(USERS[(number + turn) % 5], 2, number), 0.0)
+            except QueueFullError:
+                refused += 1
+                continue
+            assert set(arena.tensor[entry.pages.tolist(), 1:].unique().tolist()) == {number}
+            arena.unpin(entry)
+        return refused
+
+    with ThreadPoolExecutor(12) as threads:
+        refused = sum(threads.map(churn, range(12)))
+    assert refused < 12 * 200
+    for user in USERS:
+        arena.drop(user)
+    insert(arena, "a", 8)  # nobody keeps a page
 
 
 def test_budget_below_one_page_of_slack_is_kept() -> None:

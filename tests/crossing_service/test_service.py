@@ -56,8 +56,8 @@ async def service(**form: Any) -> AsyncIterator[Service]:
     batcher: Batcher[ScoreWork, Scored] = Batcher(
         "crossing_test",
         house.scorer.score,
-        cost=lambda work: len(work.candidates.item_ids),
-        max_batch_cost=100,
+        cost=lambda work: work.tokens,
+        max_batch_cost=250,
         max_queue=64,
     )
     yield Service(house, batcher)
@@ -150,8 +150,17 @@ async def test_asked_tasks_only_in_asked_order() -> None:
 
 
 async def test_prefetch_spares_the_score_the_store() -> None:
+    def used() -> dict[str, float]:
+        name = "crosskv_crossing_entries_used_total"
+        return {
+            source: REGISTRY.get_sample_value(name, {"source": source}) or 0.0
+            for source in ("device", "store")
+        }
+
     async with service() as crossing:
+        before = used()
         await crossing.house.publish("u", tokens=30, version=5)
+        await crossing.house.publish("v")
         first = await crossing.prefetch(user_id="u")
         assert (first.history_version, first.history_tokens) == (5, 30)
         assert first.entry_source == crossing_pb2.ENTRY_SOURCE_STORE
@@ -159,6 +168,9 @@ async def test_prefetch_spares_the_score_the_store() -> None:
         assert second.entry_source == crossing_pb2.ENTRY_SOURCE_DEVICE
         reply = await crossing.score("u", 3)
         assert reply.entry_source == crossing_pb2.ENTRY_SOURCE_DEVICE
+        await crossing.score("v", 3)
+        # a prefetch is no request for scores: it would turn each hit it makes into half of one
+        assert used() == {source: count + 1 for source, count in before.items()}
         entry = crossing.house.arena.find("u")
         assert entry is not None
         assert entry.pins == 0

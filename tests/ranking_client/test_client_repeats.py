@@ -171,7 +171,7 @@ async def test_a_request_that_kills_pods_kills_no_more_than_max_attempts() -> No
 async def test_a_full_queue_is_asked_again_at_the_same_pod_after_its_delay(
     pods: tuple[StubPod, StubPod],
 ) -> None:
-    fail_once(pods, "ScoreCandidates", QueueFullError("score", 8, 0.2))
+    fail_once(pods, "ScoreCandidates", QueueFullError("score queue is full", 0.2))
     async with connect(pods) as client:
         started = time.monotonic()
         scores = await client.score("u", [1])
@@ -182,7 +182,7 @@ async def test_a_full_queue_is_asked_again_at_the_same_pod_after_its_delay(
 
 async def test_a_delay_past_the_deadline_is_not_waited_for(pods: tuple[StubPod, StubPod]) -> None:
     for pod in pods:
-        pod.always["ScoreCandidates"] = QueueFullError("score", 8, 60.0)
+        pod.always["ScoreCandidates"] = QueueFullError("score queue is full", 60.0)
     async with connect(pods) as client:
         with pytest.raises(QueueFullError, match="score queue is full") as caught:
             await client.score("u", [1])
@@ -224,7 +224,9 @@ async def test_an_append_cut_off_in_flight_is_not_repeated(pods: tuple[StubPod, 
     assert count(pods, APPEND) == [0, 1]
 
 
-@pytest.mark.parametrize("error", [DrainingError("draining"), QueueFullError("encode", 8, 0.01)])
+@pytest.mark.parametrize(
+    "error", [DrainingError("draining"), QueueFullError("encode queue is full", 0.01)]
+)
 async def test_an_append_that_was_not_begun_is_repeated(
     pods: tuple[StubPod, StubPod], error: CrossKVError
 ) -> None:

@@ -46,7 +46,7 @@ class Servicer:
             case "missing":
                 raise KVMissError("missing", MissCause.ABSENT)
             case "busy":
-                raise QueueFullError("crossing", 8, 0.25)
+                raise QueueFullError("crossing queue is full (8 waiting)", 0.25)
             case "bug":
                 raise ZeroDivisionError
             case "slow":
