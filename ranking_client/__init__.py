@@ -15,9 +15,9 @@ Routing, as it behaves with grpcio 1.85 (`tests/ranking_client`, `tests/integrat
   gRPC's keepalive does not notice a stopped process.
 * `rendezvous`, highest-random-weight hashing over one channel a pod (Thaler and Ravishankar, 1998),
   is the default for a list of pods, and for a name where gRPC refuses ring_hash. It goes by the
-  addresses as given, so a pod that restarts under its name keeps its users; a new pod moves only the
-  users it takes over; a repeat surely goes to another pod. Three calls in a row without an answer
-  move a pod's users too.
+  addresses as given, so a pod that restarts under its name keeps its users; a new pod moves only
+  the users it takes over; a repeat surely goes to another pod. Three calls in a row without an
+  answer, each given 20 ms or more, move a pod's users too.
 """
 
 from ranking_client.client import LoadHistory, RankingClient

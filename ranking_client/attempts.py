@@ -2,9 +2,9 @@
 
 What is repeated, and where:
 
-* No pod took it, or its connection broke (UNAVAILABLE without a reason), or the pod drains: at the
-  user's next pod, and the pod is passed over for a while. Attempts at a pod known to be out of
-  reach do not count: no server sees them, so they go on until a pod is back or the time is up.
+* No pod took it, or its connection broke (UNAVAILABLE without a reason): at the user's next pod,
+  and the pod is passed over for a while. Attempts at a pod known to be out of reach do not count:
+  no server sees them, so they go on until a pod is back or the time is up.
 * STORE_UNAVAILABLE: at the next pod, whose connection may be sound. The pod keeps its users:
   with the store down for all, moving them would part them from entries that still score.
 * QUEUE_FULL: at the same pod, which holds the entry, after the delay it asked for, if that fits.
@@ -33,11 +33,11 @@ from ranking_client.errors import (
     ServiceUnavailableError,
     typed_error,
 )
-from ranking_client.routing import Pod, Router
+from ranking_client.pod import Pod
+from ranking_client.routing import Router
 from shared.errors import (
     CrossKVError,
     DeadlineExceededError,
-    DrainingError,
     ModelMismatchError,
     QueueFullError,
     StoreUnavailableError,
@@ -135,7 +135,7 @@ class Attempts:
             data = await pod.send(f"/{call.service}/{call.rpc}", call.request, remaining)
         except AioRpcError as failure:
             error = typed_error(failure, call.rpc)
-            if isinstance(error, ServiceUnavailableError | DrainingError):
+            if isinstance(error, ServiceUnavailableError):
                 pod.failed()
             elif isinstance(error, NoAnswerError):
                 pod.was_silent(remaining)
@@ -155,7 +155,7 @@ def _pause_s(error: CrossKVError, attempts: int) -> float | None:
     match error:
         case QueueFullError(retry_delay_s=delay):
             return delay * random.uniform(1.0, 1.25)
-        case ServiceUnavailableError() | DrainingError() | StoreUnavailableError():
+        case ServiceUnavailableError() | StoreUnavailableError():
             longest = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2.0 ** (attempts - 1))
             return random.uniform(0.0, longest)
         case _:

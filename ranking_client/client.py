@@ -35,6 +35,12 @@ from shared.rpc.deadline import Deadline
 LoadHistory = Callable[[str], Awaitable[Actions]]
 """Gives a user's whole history, at least as new as the `min_history_version` that was asked for."""
 
+_MOST_ENCODES = 4
+"""Pods that one `score` lets encode a history: mid-rollout, with half of them on the model that
+crossing pods serve, 15 of 16 users find one, and no user costs more than four encodes."""
+_DELETE_TIMEOUT_S = 30.0
+"""A deletion walks all keys of the store: some 0.2 s a million."""
+
 _CONTEXT = "crosskv.v1.ContextService"
 _CROSSING = "crosskv.v1.CrossingService"
 
@@ -44,7 +50,7 @@ class RankingClient:
 
     Every method raises the typed errors of `shared.errors` and `ranking_client.errors`, all of them
     `CrossKVError`: `InvalidFieldError`, `KVMissError`, `ModelMismatchError`, `HistoryFullError`,
-    `StaleHistoryError`, `QueueFullError`, `StoreUnavailableError`, `DrainingError`,
+    `StaleHistoryError`, `QueueFullError`, `StoreUnavailableError`,
     `ServiceUnavailableError`, `DeadlineExceededError`, `NoAnswerError`, `OutcomeUnknownError`,
     `RemoteError`.
     `timeout_s` bounds a method's whole duration, repeats included; None: the client's own.
@@ -155,7 +161,7 @@ class RankingClient:
         actions = await _loaded(self._load_history, user_id, deadline)
         encode = _actions_call(_ENCODE, user_id, actions, min_history_version, deadline)
         contexts = self._context.choices(user_id)
-        for pods_left in reversed(range(self._context.width)):
+        for pods_left in reversed(range(min(self._context.width, _MOST_ENCODES))):
             receipt = _receipt(_ENCODE, await self._context.make(encode, user_id, contexts))
             if model_fingerprint not in {"", receipt.model_fingerprint}:
                 continue
@@ -167,7 +173,7 @@ class RankingClient:
             else:
                 return requests.read_scores(reply.data, reply.attempts + 1, encoded=True)
         raise ModelMismatchError(
-            f"model_fingerprint: no context service pod encodes with {model_fingerprint!r}; "
+            f"model_fingerprint: no context service pod asked encodes with {model_fingerprint!r}; "
             "roll the model out to both services"
         )
 
@@ -231,9 +237,13 @@ class RankingClient:
     async def delete(self, user_id: str, *, timeout_s: float | None = None) -> int:
         """Delete the user's entries under every model; returns how many there were.
 
+        The service walks every key of the store for them, which a big store makes slow: without
+        `timeout_s` it gets 30 s, or the client's own time if that is longer.
         A crossing pod that holds one on its device may use it for the revalidation time longer.
         """
         data = requests.user_request(context_pb2.DeleteContextRequest, user_id)
+        if timeout_s is None:
+            timeout_s = max(_DELETE_TIMEOUT_S, self._timeout_s)
         call = Call(_CONTEXT, "DeleteContext", data, self._deadline(timeout_s))
         reply = await self._context.make(call, user_id)
         return context_pb2.DeleteContextResponse.FromString(reply.data).deleted_entries

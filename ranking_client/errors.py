@@ -14,7 +14,6 @@ from shared.errors import (
     DOMAIN,
     CrossKVError,
     DeadlineExceededError,
-    DrainingError,
     HistoryFullError,
     InvalidFieldError,
     KVMissError,
@@ -62,7 +61,6 @@ _BY_REASON: dict[str, type[CrossKVError]] = {
     error.reason: error
     for error in (
         DeadlineExceededError,
-        DrainingError,
         HistoryFullError,
         InvalidFieldError,
         KVMissError,

@@ -111,13 +111,6 @@ class StoreUnavailableError(CrossKVError):
     reason = "STORE_UNAVAILABLE"
 
 
-class DrainingError(CrossKVError):
-    """The service is shutting down; another replica will answer."""
-
-    code = StatusCode.UNAVAILABLE
-    reason = "DRAINING"
-
-
 class CheckpointError(CrossKVError):
     """A checkpoint cannot be served; the message names the file, the value and the way out."""
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Generic, TypeVar
 
-from shared.errors import DeadlineExceededError, DrainingError, QueueFullError
+from shared.errors import DeadlineExceededError, QueueFullError
 from shared.metrics import BATCH_COST, BATCH_SIZE, QUEUE_DEPTH, STAGE_SECONDS
 from shared.rpc.deadline import Deadline
 
@@ -77,10 +77,10 @@ class Batcher(Generic[Work, Result]):
         Raises:
             QueueFullError: too much work waits already.
             DeadlineExceededError: the deadline passed before its batch began.
-            DrainingError: the batcher is closing.
+            RuntimeError: `close` was called before: a server ends its calls first.
         """
         if self._closing:
-            raise DrainingError(f"{self._name}: shutting down; call another replica")
+            raise RuntimeError(f"{self._name}: work after close")
         deadline.check(self._name)
         if len(self._queue) >= self._max_queue:
             raise QueueFullError(

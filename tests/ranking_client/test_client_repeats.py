@@ -22,7 +22,6 @@ from ranking_client import (
 from shared.errors import (
     CrossKVError,
     DeadlineExceededError,
-    DrainingError,
     HistoryFullError,
     InvalidFieldError,
     KVMissError,
@@ -78,7 +77,9 @@ def fail_once(pods: tuple[StubPod, ...], rpc: str, error: CrossKVError) -> None:
 
 
 @pytest.mark.parametrize("rpc", METHODS)
-@pytest.mark.parametrize("error", [DrainingError("draining"), StoreUnavailableError("store down")])
+@pytest.mark.parametrize(
+    "error", [ServiceUnavailableError("its server stops"), StoreUnavailableError("store down")]
+)
 async def test_an_unavailable_pod_is_followed_by_the_next(
     pods: tuple[StubPod, StubPod], rpc: str, error: CrossKVError
 ) -> None:
@@ -224,16 +225,31 @@ async def test_an_append_cut_off_in_flight_is_not_repeated(pods: tuple[StubPod, 
     assert count(pods, APPEND) == [0, 1]
 
 
-@pytest.mark.parametrize(
-    "error", [DrainingError("draining"), QueueFullError("encode queue is full", 0.01)]
-)
-async def test_an_append_that_was_not_begun_is_repeated(
-    pods: tuple[StubPod, StubPod], error: CrossKVError
-) -> None:
-    fail_once(pods, APPEND, error)
+async def test_an_append_that_was_not_begun_is_repeated(pods: tuple[StubPod, StubPod]) -> None:
+    fail_once(pods, APPEND, QueueFullError("encode queue is full", 0.01))
     async with connect(pods) as client:
         assert (await client.append("u", ACTIONS)).published
     assert sum(count(pods, APPEND)) == 2
+
+
+async def test_a_deletion_gets_time_to_walk_the_store(pods: tuple[StubPod, StubPod]) -> None:
+    async with connect(pods) as client:
+        await client.delete("u")
+        await client.delete("u", timeout_s=9.0)
+    first, second = (left for pod in pods for left in pod.remaining_s)
+    assert first > 15
+    assert second <= 9.1  # gRPC rounds it up
+
+
+async def test_one_score_encodes_on_few_pods(pods: tuple[StubPod, StubPod]) -> None:
+    async def load(user: str) -> Actions:
+        return ACTIONS
+
+    fail_once(pods, "ScoreCandidates", KVMissError("u", MissCause.ABSENT))
+    async with connect((pods[0],), load_history=load, affinity="ring_hash") as client:
+        with pytest.raises(ModelMismatchError, match="no context service pod asked"):
+            await client.score("u", [1], model_fingerprint="00" * 16)
+    assert len(pods[0].users("EncodeContext")) == 4
 
 
 async def test_each_attempt_gets_what_is_left_of_the_deadline(

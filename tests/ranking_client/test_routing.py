@@ -12,9 +12,16 @@ from typing import Any, Literal
 import pytest
 from grpc_health.v1 import health_pb2
 
-from ranking_client import NoAnswerError, RankingClient, routing
-from ranking_client.routing import Rendezvous, RingHash
-from shared.errors import DrainingError, InvalidFieldError, StoreUnavailableError
+from ranking_client import (
+    NoAnswerError,
+    RankingClient,
+    ServiceUnavailableError,
+    ring_hash,
+    routing,
+)
+from ranking_client.ring_hash import RingHash
+from ranking_client.routing import Rendezvous
+from shared.errors import InvalidFieldError, StoreUnavailableError
 from shared.rpc.deadline import Deadline
 from tests.ranking_client.stub_pod import StubPod
 
@@ -92,7 +99,7 @@ async def test_a_draining_pod_loses_its_users_until_it_answers_again(pods: list[
     async with connect(pods, "rendezvous") as client:
         before = await placement(client, pods)
         draining = before[USERS[0]]
-        draining.always[SCORE] = DrainingError("draining")
+        draining.always[SCORE] = ServiceUnavailableError("its server stops")
         await placement(client, pods)
         assert len(draining.users(SCORE)) == 1  # one user met it; the rest were spared
         del draining.always[SCORE]
@@ -107,7 +114,7 @@ async def test_a_silent_pod_loses_its_users_until_it_answers_again(pods: list[St
         before = await placement(client, pods)
         silent = before[USERS[0]]
         silent.always[SCORE] = hang
-        for timeout_s in (0.01, 0.2, 0.2, 0.2):  # the first proves nothing: it is too short
+        for timeout_s in (0.01, 0.05, 0.05, 0.05):  # the first proves nothing: it is too short
             with pytest.raises(NoAnswerError):
                 await client.score(USERS[0], [1], timeout_s=timeout_s)
         await client.score(USERS[0], [1])
@@ -146,6 +153,21 @@ async def test_auto_is_ring_hash_for_a_name_and_rendezvous_for_a_list() -> None:
         chosen = await routing.router("crossing", targets, "auto")
         assert type(chosen) is kind
         await chosen.close()
+
+
+async def test_grpc_is_asked_for_ring_hash_once_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def channel(target: str) -> Any:
+        asked.append(target)
+        return made(target)
+
+    made = ring_hash._ring_channel
+    monkeypatch.setattr(ring_hash, "_ring_channel", channel)
+    monkeypatch.setattr(ring_hash, "_taken_with", set())
+    for _ in range(2):
+        assert await ring_hash.ring_hash_available()
+    assert len(asked) == 1
 
 
 async def test_a_name_is_resolved_for_rendezvous(pods: list[StubPod]) -> None:
