@@ -27,9 +27,10 @@ class MemoryStore:
         self._clock = clock
         self._values: dict[tuple[str, str], tuple[bytes, float]] = {}
 
-    async def get(self, user: str, fingerprint: str) -> bytes | None:
-        """The stored value, or None."""
-        return self._live(user, fingerprint)
+    async def get(self, user: str, fingerprint: str, *, limit: int | None = None) -> bytes | None:
+        """The stored value, or None: see `KVStore.get`."""
+        value = self._live(user, fingerprint)
+        return None if value is None else value[:limit]
 
     async def get_header(self, user: str, fingerprint: str) -> bytes | None:
         """The first `codec.HEADER_LIMIT` bytes of the stored value, or None."""

@@ -24,8 +24,8 @@ class KVStore(Protocol):
     Every method raises `StoreUnavailableError` when the store does not answer in time or refuses.
     """
 
-    async def get(self, user: str, fingerprint: str) -> bytes | None:
-        """The stored value, or None."""
+    async def get(self, user: str, fingerprint: str, *, limit: int | None = None) -> bytes | None:
+        """The stored value, its first `limit` bytes where a limit is given; None: there is none."""
         ...
 
     async def get_header(self, user: str, fingerprint: str) -> bytes | None:

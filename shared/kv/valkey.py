@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import asyncio
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager
 from hashlib import sha1
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster
+from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, RedisClusterException, RedisError
+from redis.exceptions import NoScriptError, RedisClusterException, RedisError, ResponseError
 
 from shared.errors import StoreUnavailableError
 from shared.kv.codec import HEADER_LIMIT, MARKER, ORDER, EntryHeader
@@ -24,9 +25,10 @@ CLUSTER_SCHEMES = {"redis+cluster": "redis", "rediss+cluster": "rediss"}
 _SCAN_COUNT = 10_000  # keys a step: the server is busy for some 2 ms
 
 # Bytes are compared one by one: `<` on Lua strings asks the server's locale. What does not begin
-# with the marker (ARGV[3]) is no entry, and in the way of none.
+# with the marker (ARGV[3]), a key of another type included, is no entry and in the way of none.
 _PUT = f"""
-local stored = redis.call('GETRANGE', KEYS[1], 0, {HEADER_LIMIT - 1})
+local stored = redis.pcall('GETRANGE', KEYS[1], 0, {HEADER_LIMIT - 1})
+if type(stored) == 'table' then stored = '' end
 if string.sub(stored, 1, #ARGV[3]) ~= ARGV[3] then stored = false end
 local replaces = ARGV[4]
 if replaces ~= '' then
@@ -59,17 +61,19 @@ class ValkeyStore:
     deadline. `address` is the server's, without credentials.
     """
 
-    def __init__(self, client: Redis | RedisCluster, address: str, *, ttl_s: int) -> None:
+    def __init__(self, client: Redis | RedisCluster, address: str, settings: StoreSettings) -> None:
         self._client: Any = client  # the two clients share these commands, but no base class
         self._address = address
-        self._ttl_ms = ttl_s * 1000
+        self._ttl_ms = settings.ttl_s * 1000
+        # A burst of more calls than connections waits its turn, but no longer than for a reply.
+        self._turns = asyncio.Semaphore(settings.max_connections)
+        self._turn_timeout_s = settings.timeout_s
 
     @classmethod
     def connect(cls, settings: StoreSettings) -> ValkeyStore:
         """A store at `settings.url`; connections are opened when they are first needed.
 
-        Schemes: redis, rediss (TLS), unix, redis+cluster, rediss+cluster. Raises ValueError for
-        others.
+        Schemes: redis, rediss (TLS), unix, redis+cluster, rediss+cluster.
         """
         scheme, _, rest = settings.url.partition("://")
         options: dict[str, Any] = {
@@ -85,24 +89,20 @@ class ValkeyStore:
         if scheme in CLUSTER_SCHEMES:
             client = RedisCluster.from_url(f"{CLUSTER_SCHEMES[scheme]}://{rest}", **options)
         else:
-            # A burst of more calls than connections waits its turn, but no longer than for a reply.
-            pool = BlockingConnectionPool.from_url(
-                settings.url, timeout=settings.timeout_s, **options
-            )
-            client = Redis.from_pool(pool)
-        return cls(client, _address(settings.url), ttl_s=settings.ttl_s)
+            client = Redis.from_url(settings.url, **options)
+        return cls(client, _address(settings.url), settings)
 
     async def get(self, user: str, fingerprint: str) -> bytes | None:
         """The stored value, or None."""
-        with self._unavailable("GET"):
-            value: bytes | None = await self._client.get(entry_key(user, fingerprint))
+        async with self._call("GET"):
+            value: bytes | None = await _string(self._client.get(entry_key(user, fingerprint)))
             return value
 
     async def get_header(self, user: str, fingerprint: str) -> bytes | None:
         """The first `codec.HEADER_LIMIT` bytes of the stored value, or None."""
-        with self._unavailable("GETRANGE"):
+        async with self._call("GETRANGE"):
             key = entry_key(user, fingerprint)
-            head: bytes = await self._client.getrange(key, 0, HEADER_LIMIT - 1)
+            head = await _string(self._client.getrange(key, 0, HEADER_LIMIT - 1))
             return head or None
 
     async def put(
@@ -111,7 +111,7 @@ class ValkeyStore:
         """Store `value`, atomically: see `KVStore.put`."""
         key = entry_key(header.user, header.fingerprint)
         arguments = (1, key, value, self._ttl_ms, MARKER, replaces or b"")
-        with self._unavailable("EVALSHA"):
+        async with self._call("EVALSHA"):
             try:
                 outcome: bytes = await self._client.evalsha(_PUT_SHA, *arguments)
             except NoScriptError:  # a server that was restarted: EVAL also teaches it the script
@@ -125,7 +125,7 @@ class ValkeyStore:
         it takes grows with the whole store, some 0.2 s a million keys.
         """
         deleted = 0
-        with self._unavailable("SCAN"):
+        async with self._call("SCAN"):
             pattern = entry_key(user, "*")
             async for key in self._client.scan_iter(match=pattern, count=_SCAN_COUNT):
                 deleted += await self._client.unlink(key)
@@ -133,21 +133,36 @@ class ValkeyStore:
 
     async def ping(self) -> None:
         """Return once the store has answered."""
-        with self._unavailable("PING"):
+        async with self._call("PING"):
             await self._client.ping()
 
     async def close(self) -> None:
         """Close every connection."""
         await self._client.aclose()
 
-    @contextmanager
-    def _unavailable(self, command: str) -> Iterator[None]:
+    @asynccontextmanager
+    async def _call(self, command: str) -> AsyncIterator[None]:
         try:
-            yield
-        except (RedisError, RedisClusterException, OSError) as error:
+            async with asyncio.timeout(self._turn_timeout_s):
+                await self._turns.acquire()
+            try:
+                yield
+            finally:
+                self._turns.release()
+        except (RedisError, RedisClusterException, OSError) as error:  # TimeoutError is an OSError
             raise StoreUnavailableError(
                 f"store {self._address}: {command} failed ({type(error).__name__}: {error})"
             ) from error
+
+
+async def _string(reply: Awaitable[bytes | None]) -> bytes | None:
+    """The reply; nothing that can be proven, b"", where the key is of another type."""
+    try:
+        return await reply
+    except ResponseError as error:
+        if str(error).startswith("WRONGTYPE"):
+            return b""
+        raise
 
 
 def _address(url: str) -> str:

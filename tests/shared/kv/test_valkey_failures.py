@@ -130,8 +130,24 @@ async def test_more_calls_than_connections(valkey_url: str) -> None:
 
 
 def test_unknown_scheme() -> None:
-    with pytest.raises(ValueError, match="scheme"):
-        ValkeyStore.connect(StoreSettings(url="ftp://127.0.0.1/0"))
+    with pytest.raises(ValueError, match="url"):
+        StoreSettings(url="ftp://127.0.0.1/0")
+
+
+async def test_a_key_of_another_type_is_no_entry_and_is_replaced(valkey_url: str) -> None:
+    store = ValkeyStore.connect(StoreSettings(url=valkey_url))
+    header = header_of(user="typed")
+    client = Redis.from_url(valkey_url)
+    key = entry_key("typed", FINGERPRINT)
+    await client.lpush(key, "a", "b")
+    assert await store.get("typed", FINGERPRINT) == b""
+    assert await store.get_header("typed", FINGERPRINT) is None
+    conflict = await store.put(header, value_of(header), replaces=b"x")
+    assert conflict is PutOutcome.CONFLICT
+    assert await store.put(header, value_of(header)) is PutOutcome.STORED
+    assert await store.get("typed", FINGERPRINT) == value_of(header)
+    await store.close()
+    await client.aclose()
 
 
 async def _join(client: Redis, other: Redis, other_port: int) -> None:
@@ -152,7 +168,12 @@ async def test_cluster_of_two() -> None:
     with ValkeyServer(config=config) as server, ValkeyServer(config=config) as other:
         nodes = [Redis.from_url(f"redis://127.0.0.1:{node.port}") for node in (server, other)]
         await _join(*nodes, other.port)
-        store = ValkeyStore.connect(StoreSettings(url=f"redis+cluster://127.0.0.1:{server.port}"))
+        store = ValkeyStore.connect(
+            StoreSettings(url=f"redis+cluster://127.0.0.1:{server.port}", max_connections=8)
+        )
+        assert set(await asyncio.gather(*(store.get("a", FINGERPRINT) for _ in range(64)))) == {
+            None
+        }
         users = ["a", "ab", "a*", "{b}", "c", "d", "e", "f"]
         for user in users:
             header = header_of(user=user)
