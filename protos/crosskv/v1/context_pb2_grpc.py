@@ -68,7 +68,8 @@ class ContextServiceServicer(object):
 
     def EncodeContext(self, request, context):
         """Encodes a whole history and publishes its entry, replacing an older one.
-        INVALID_ARGUMENT: a bad field. RESOURCE_EXHAUSTED: queue full. UNAVAILABLE: store down.
+        INVALID_ARGUMENT: a bad field. FAILED_PRECONDITION (reason NON_FINITE_RESULT): the model yields
+        NaN or infinity for it. RESOURCE_EXHAUSTED: queue full. UNAVAILABLE: store down.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -76,8 +77,11 @@ class ContextServiceServicer(object):
 
     def AppendActions(self, request, context):
         """Encodes new actions against the user's stored entry: the same pool indices as encoding
-        everything at once. NOT_FOUND (reason KV_MISS): no entry. FAILED_PRECONDITION (reason
-        HISTORY_FULL): the history would exceed max_history; encode the newest part instead.
+        everything at once. NOT_FOUND (reason KV_MISS): no entry. INVALID_ARGUMENT: a bad field.
+        FAILED_PRECONDITION: the history would exceed max_history (reason HISTORY_FULL; encode the
+        newest part instead), or the model yields NaN or infinity for it (reason NON_FINITE_RESULT).
+        ABORTED (reason STALE_HISTORY): other writers kept replacing the entry. RESOURCE_EXHAUSTED:
+        queue full. UNAVAILABLE: store down; the actions may have been appended all the same.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

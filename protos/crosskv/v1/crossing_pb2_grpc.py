@@ -59,8 +59,10 @@ class CrossingServiceServicer(object):
     def ScoreCandidates(self, request, context):
         """Scores one to max_candidates candidates of one user.
         NOT_FOUND (reason KV_MISS): no usable entry; encode the user and call again.
-        INVALID_ARGUMENT: a bad field. FAILED_PRECONDITION (reason MODEL_MISMATCH): another model is
-        served. RESOURCE_EXHAUSTED: queue full. UNAVAILABLE: store down and entry not on the device.
+        INVALID_ARGUMENT: a bad field. FAILED_PRECONDITION: another model is served (reason
+        MODEL_MISMATCH), or a score is not finite (reason NON_FINITE_RESULT). RESOURCE_EXHAUSTED: the
+        queue, or the device's memory for entries, is full. UNAVAILABLE: the store is down, and the
+        entry is not on the device or was last compared with the store's too long ago (revalidate_s).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
