@@ -109,9 +109,9 @@ class CandidateReader:
         if surfaces.max() >= known:
             index = int(np.argmax(surfaces >= known))
             raise InvalidFieldError(
-                "surfaces",
-                f"{surfaces[index]} at index {index}; the model has surfaces 0 to {known - 1} "
-                f"({', '.join(self._surfaces)})",
+                f"surfaces[{index}]",
+                f"{surfaces[index]}, the model knows 0 to {known - 1} "
+                f"({', '.join(self._surfaces)}); DescribeModel lists them",
             )
         return surfaces
 

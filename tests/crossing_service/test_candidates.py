@@ -61,8 +61,8 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "too many": ({"item_ids": [1] * 6}, "item_ids: 6 candidates, at most 5"),
     "surfaces too few": ({"surfaces": [1]}, "surfaces: 1 values for 2 candidates"),
     "surfaces too many": ({"surfaces": [1, 0, 0]}, "surfaces: 3 values for 2 candidates"),
-    "surface unknown": ({"surfaces": [1, 2]}, r"surfaces: 2 at index 1; .* 0 to 1 \(home, search"),
-    "surface huge": ({"surfaces": [2**32 - 1, 0]}, "surfaces: 4294967295 at index 0"),
+    "surface unknown": ({"surfaces": [1, 2]}, r"surfaces\[1\]: 2, .* 0 to 1 \(home, search"),
+    "surface huge": ({"surfaces": [2**32 - 1, 0]}, r"surfaces\[0\]: 4294967295, the"),
     "features ragged": ({"features": [0.0] * 5}, r"features: 5 values, expected 6 \(3 for each"),
     "features for one": ({"features": [0.0] * 3}, "features: 3 values, expected 6"),
     "feature NaN": (
@@ -84,7 +84,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
 def test_bad_fields_are_named_with_value_and_way_out(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(InvalidFieldError, match=message) as raised:
         reader().read(request(**fields))
-    assert raised.value.field in fields
+    assert raised.value.field.partition("[")[0] in fields
 
 
 def test_a_long_text_is_not_repeated_in_full() -> None:

@@ -111,7 +111,7 @@ BAD_CANDIDATES: dict[str, tuple[dict[str, Any], str]] = {
     "infinity": ({"features": [[0, 1, -np.inf]] * 2}, "features: -inf at candidate 0, feature 2"),
     "width": ({"features": [[0, 1]] * 2}, "features: 4 values, expected 6"),
     "ragged surfaces": ({"surfaces": [0]}, "surfaces: 1 values for 2"),
-    "unknown surface": ({"surfaces": [0, 7]}, "surfaces: 7 at index 1"),
+    "unknown surface": ({"surfaces": [0, 7]}, r"surfaces\[1\]: 7, the model knows"),
     "unknown task": ({"tasks": ["watch", "buy"]}, "tasks: 'buy' is unknown"),
     "task twice": ({"tasks": ["like", "like"]}, "tasks: 'like' is named twice"),
     "negative time": ({"request_time_s": -5}, "request_time_s: -5 is negative"),

@@ -17,7 +17,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from crosskv.v1 import crossing_pb2
 from ranking_client import Affinity, OutcomeUnknownError, RankingClient, ServiceUnavailableError
-from shared.errors import KVMissError, StoreUnavailableError
+from shared.errors import DeadlineExceededError, KVMissError, StoreUnavailableError
 from tests.integration.oracle import Oracle, assert_right
 from tests.integration.orchestrator import Orchestrator, Ranked, Traffic
 from tests.integration.stack import Pod, Stack
@@ -155,6 +155,33 @@ async def test_the_store_frozen_is_answered_within_the_deadline(house: House) ->
             house.stack.thaw_store()
         after = await house.orchestrator.rank(client, "frozen-out")
         house.assert_all_right([known, resident, after])
+
+
+async def test_a_frozen_store_is_answered_within_deadlines_shorter_than_its_time_out(
+    house: House,
+) -> None:
+    """0.1 s a call, while the services would wait 0.25 s for the store."""
+    ended: Counter[str] = Counter()
+    async with RankingClient(
+        [house.context.address], [house.crossing[0].address], timeout_s=20.0, max_attempts=1
+    ) as client:
+        await client.describe_model("context")
+        await client.describe_model("crossing")
+        house.stack.freeze_store()
+        try:
+            for _ in range(10):
+                for call in (
+                    client.score("frozen-out-soon", [1], timeout_s=0.1),
+                    client.describe("frozen-out-soon", timeout_s=0.1),
+                ):
+                    with pytest.raises((StoreUnavailableError, DeadlineExceededError)) as caught:
+                        await call
+                    ended[f"{call.__qualname__}: {type(caught.value).__name__}"] += 1
+        finally:
+            house.stack.thaw_store()
+    # A busy machine may be late now and then; a service that goes by its own time-out always is.
+    for rpc in ("score", "describe"):
+        assert ended[f"RankingClient.{rpc}: StoreUnavailableError"], ended
 
 
 async def test_the_store_down_then_back_empty(house: House) -> None:
