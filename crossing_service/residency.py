@@ -206,7 +206,9 @@ class Residency:
     async def _fetched(self, user: str) -> Lease:
         asked_s = self._clock()
         with _GET_SECONDS.time():
-            value = await self._store.get(user, self._fingerprint)
+            # one byte more than an entry has proves a foreign value: no need for all of its 500 MB
+            limit = self._codec.max_bytes + 1
+            value = await self._store.get(user, self._fingerprint, limit=limit)
         if value is None:
             raise KVMissError(user, MissCause.ABSENT)
         with _UPLOAD_SECONDS.time():

@@ -106,7 +106,8 @@ class EntryCodec:
         self._layout = layout
         self._fingerprint = fingerprint
         self._max_tokens = max_tokens
-        self._max_bytes = HEADER_LIMIT + layout.payload_bytes(max_tokens)
+        self.max_bytes = HEADER_LIMIT + layout.payload_bytes(max_tokens)
+        """No value that `decode` takes is longer."""
         self._layer_bytes = layout.page_bytes // len(layout.layers)
         self._bounds = _bounds(layout)
 
@@ -140,7 +141,7 @@ class EntryCodec:
 
         Raises KVMissError, and nothing else, whatever `value` holds.
         """
-        if len(value) > self._max_bytes:
+        if len(value) > self.max_bytes:
             raise KVMissError(user, MissCause.OVERSIZED)
         try:
             header, header_bytes = read_header(value)

@@ -92,18 +92,17 @@ class ValkeyStore:
             client = Redis.from_url(settings.url, **options)
         return cls(client, _address(settings.url), settings)
 
-    async def get(self, user: str, fingerprint: str) -> bytes | None:
-        """The stored value, or None."""
+    async def get(self, user: str, fingerprint: str, *, limit: int | None = None) -> bytes | None:
+        """The stored value, or None: see `KVStore.get`. With a limit, an empty value is none."""
+        if limit is not None:
+            return await self._beginning(user, fingerprint, limit)
         async with self._call("GET"):
             value: bytes | None = await _string(self._client.get(entry_key(user, fingerprint)))
             return value
 
     async def get_header(self, user: str, fingerprint: str) -> bytes | None:
         """The first `codec.HEADER_LIMIT` bytes of the stored value, or None."""
-        async with self._call("GETRANGE"):
-            key = entry_key(user, fingerprint)
-            head = await _string(self._client.getrange(key, 0, HEADER_LIMIT - 1))
-            return head or None
+        return await self._beginning(user, fingerprint, HEADER_LIMIT)
 
     async def put(
         self, header: EntryHeader, value: bytes, *, replaces: bytes | None = None
@@ -139,6 +138,12 @@ class ValkeyStore:
     async def close(self) -> None:
         """Close every connection."""
         await self._client.aclose()
+
+    async def _beginning(self, user: str, fingerprint: str, size: int) -> bytes | None:
+        async with self._call("GETRANGE"):
+            key = entry_key(user, fingerprint)
+            beginning = await _string(self._client.getrange(key, 0, size - 1))
+            return beginning or None
 
     @asynccontextmanager
     async def _call(self, command: str) -> AsyncIterator[None]:

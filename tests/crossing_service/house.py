@@ -45,13 +45,16 @@ class CountedStore(MemoryStore):
         super().__init__()
         self.gets = 0
         self.checks = 0
+        self.longest = 0
         self.gate = asyncio.Event()
         self.gate.set()
         self.failure: Exception | None = None
 
-    async def get(self, user: str, fingerprint: str) -> bytes | None:
+    async def get(self, user: str, fingerprint: str, *, limit: int | None = None) -> bytes | None:
         self.gets += 1
-        return await self._answer(await super().get(user, fingerprint))
+        value = await self._answer(await super().get(user, fingerprint, limit=limit))
+        self.longest = max(self.longest, len(value or b""))
+        return value
 
     async def get_header(self, user: str, fingerprint: str) -> bytes | None:
         self.checks += 1

@@ -346,6 +346,13 @@ async def test_an_entry_is_proven_and_copied_beside_the_event_loop(
     assert threading.get_ident() not in threads
 
 
+async def test_of_a_value_too_long_for_an_entry_no_more_is_read_than_proves_it() -> None:
+    house = House()
+    house.store.corrupt("u", house.value("u") + bytes(10 * house.codec.max_bytes))
+    assert await miss(house) is MissCause.OVERSIZED
+    assert house.store.longest == house.codec.max_bytes + 1
+
+
 async def test_no_room_while_all_is_read() -> None:
     house = House(cache_pages=3)
     await house.publish("u", tokens=48)

@@ -81,6 +81,15 @@ async def test_put_then_get(bench: Bench) -> None:
     await bench.store.ping()
 
 
+@pytest.mark.parametrize("limit", [1, 100, 10**6])
+async def test_a_value_is_read_up_to_the_limit(bench: Bench, limit: int) -> None:
+    value = value_of(header_of())
+    assert await bench.store.get("42", FINGERPRINT, limit=limit) is None
+    await bench.store.put(header_of(), value)
+    assert 100 < len(value) < 10**6
+    assert await bench.store.get("42", FINGERPRINT, limit=limit) == value[:limit]
+
+
 # Byte values around 128 and in each place: an order of signed bytes, of locale or of
 # little-endian numbers fails one of these.
 ORDERED = [
