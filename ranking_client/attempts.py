@@ -156,7 +156,7 @@ def _pause_s(error: CrossKVError, attempts: int) -> float | None:
         case QueueFullError(retry_delay_s=delay):
             return delay * random.uniform(1.0, 1.25)
         case ServiceUnavailableError() | StoreUnavailableError():
-            longest = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2.0 ** (attempts - 1))
+            longest = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2.0 ** min(attempts - 1, 10))
             return random.uniform(0.0, longest)
         case _:
             return None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -41,6 +40,7 @@ crossing pods serve, 15 of 16 users find one, and no user costs more than four e
 _DELETE_TIMEOUT_S = 30.0
 """A deletion walks all keys of the store: some 0.2 s a million."""
 
+_YEAR_S = 365.0 * 86400
 _CONTEXT = "crosskv.v1.ContextService"
 _CROSSING = "crosskv.v1.CrossingService"
 
@@ -82,7 +82,7 @@ class RankingClient:
         """
         if max_attempts < 1:
             raise InvalidFieldError("max_attempts", f"{max_attempts}; give at least 1")
-        self._timeout_s = _seconds(timeout_s)
+        self._timeout_s = seconds(timeout_s)
         self._targets = {"context": context, "crossing": crossing}
         self._load_history = load_history
         self._affinity = affinity
@@ -269,7 +269,7 @@ class RankingClient:
         return Attempts(chosen, self._max_attempts)
 
     def _deadline(self, timeout_s: float | None) -> Deadline:
-        return Deadline.after(self._timeout_s if timeout_s is None else _seconds(timeout_s))
+        return Deadline.after(self._timeout_s if timeout_s is None else seconds(timeout_s))
 
 
 @dataclass(frozen=True)
@@ -319,7 +319,8 @@ async def _loaded(load: LoadHistory, user_id: str, deadline: Deadline) -> Action
         ) from error
 
 
-def _seconds(timeout_s: float) -> float:
-    if not 0 < timeout_s < math.inf:
-        raise InvalidFieldError("timeout_s", f"{timeout_s}; give seconds above 0, finite")
+def seconds(timeout_s: float) -> float:
+    """`timeout_s` itself, which is above 0 and at most a year; InvalidFieldError otherwise."""
+    if not 0 < timeout_s <= _YEAR_S:
+        raise InvalidFieldError("timeout_s", f"{timeout_s}; give seconds above 0, at most a year")
     return timeout_s

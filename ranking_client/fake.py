@@ -12,7 +12,10 @@ from typing import Literal, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ranking_client.client import LoadHistory
+from crosskv.v1 import context_pb2
+from ranking_client import requests
+from ranking_client.client import LoadHistory, seconds
+from ranking_client.proofs import prove_actions, prove_candidates, prove_user
 from ranking_client.records import (
     Actions,
     ContextDescription,
@@ -28,7 +31,6 @@ from shared.errors import (
     InvalidFieldError,
     KVMissError,
     MissCause,
-    ModelMismatchError,
 )
 
 ScoreScript = Callable[[str, Actions, NDArray[np.uint64]], Mapping[str, ArrayLike]]
@@ -103,19 +105,27 @@ class FakeRankingClient:
         timeout_s: float | None = None,
     ) -> Scores:
         """As RankingClient.score."""
-        self._called("score", user_id)
+        self._called("score", user_id, timeout_s)
+        requests.score_request(
+            user_id,
+            item_ids,
+            surfaces=surfaces,
+            features=features,
+            request_time_s=request_time_s,
+            min_history_version=min_history_version,
+            tasks=tasks,
+            model_fingerprint=model_fingerprint,
+        )
         ids = integers("item_ids", item_ids, np.uint64)
-        if not 1 <= len(ids) <= self._model.max_candidates:
-            raise InvalidFieldError(
-                "item_ids", f"{len(ids)} candidates; send 1 to {self._model.max_candidates}"
-            )
-        if model_fingerprint not in {"", self._model.fingerprint}:
-            raise ModelMismatchError(
-                f"model_fingerprint: {model_fingerprint!r}, served is {self._model.fingerprint!r}"
-            )
-        for task in tasks:
-            if task not in self._model.tasks:
-                raise InvalidFieldError("tasks", f"{task!r}; the model has {self._model.tasks}")
+        prove_candidates(
+            self._model,
+            ids,
+            surfaces=surfaces,
+            features=features,
+            request_time_s=request_time_s,
+            tasks=tasks,
+            model_fingerprint=model_fingerprint,
+        )
         encoded = False
         try:
             receipt, actions = self._entry(user_id, min_history_version)
@@ -146,7 +156,7 @@ class FakeRankingClient:
         timeout_s: float | None = None,
     ) -> Receipt:
         """As RankingClient.encode."""
-        self._called("encode", user_id)
+        self._called("encode", user_id, timeout_s)
         return self._publish(user_id, actions, history_version)
 
     async def append(
@@ -158,9 +168,10 @@ class FakeRankingClient:
         timeout_s: float | None = None,
     ) -> Receipt:
         """As RankingClient.append."""
-        self._called("append", user_id)
+        self._called("append", user_id, timeout_s)
+        self._prove(user_id, actions, history_version)
         receipt, stored = self._entry(user_id, 0)
-        if len(actions) and actions.times_s[0] < receipt.last_event_time_s:
+        if actions.times_s[0] < receipt.last_event_time_s:
             raise InvalidFieldError(
                 "actions.times_s",
                 f"{actions.times_s[0]} is older than the newest stored action "
@@ -171,6 +182,11 @@ class FakeRankingClient:
                 f"{len(stored)} + {len(actions)} actions exceed max_history "
                 f"{self._model.max_history}; encode the newest"
             )
+        if 0 < history_version < receipt.history_version:
+            raise InvalidFieldError(
+                "history_version",
+                f"{history_version} is below the stored version {receipt.history_version}",
+            )
         version = history_version or max(receipt.history_version, int(actions.times_s[-1]))
         return self._publish(user_id, _joined(stored, actions), version)
 
@@ -178,13 +194,13 @@ class FakeRankingClient:
         self, user_id: str, *, min_history_version: int = 0, timeout_s: float | None = None
     ) -> Prefetched:
         """As RankingClient.prefetch."""
-        self._called("prefetch", user_id)
+        self._called("prefetch", user_id, timeout_s)
         receipt, _ = self._entry(user_id, min_history_version)
         return Prefetched(receipt.history_version, receipt.tokens, self._source(user_id))
 
     async def describe(self, user_id: str, *, timeout_s: float | None = None) -> ContextDescription:
         """As RankingClient.describe; sizes and pool rows are 0."""
-        self._called("describe", user_id)
+        self._called("describe", user_id, timeout_s)
         receipt, _ = self._entry(user_id, 0)
         return ContextDescription(
             model_fingerprint=receipt.model_fingerprint,
@@ -201,7 +217,7 @@ class FakeRankingClient:
 
     async def delete(self, user_id: str, *, timeout_s: float | None = None) -> int:
         """As RankingClient.delete; later scores miss at once."""
-        self._called("delete", user_id)
+        self._called("delete", user_id, timeout_s)
         self._on_device.discard(user_id)
         return 0 if self._entries.pop(user_id, None) is None else 1
 
@@ -212,15 +228,22 @@ class FakeRankingClient:
         timeout_s: float | None = None,
     ) -> ModelDescription:
         """As RankingClient.describe_model."""
-        self._called("describe_model", "")
+        self._called("describe_model", "", timeout_s)
         return self._model
 
-    def _called(self, method: str, user_id: str) -> None:
+    def _called(self, method: str, user_id: str, timeout_s: float | None) -> None:
         self.calls.append(FakeCall(method, user_id))
+        if timeout_s is not None:
+            seconds(timeout_s)
+        if method != "describe_model":
+            requests.user_request(context_pb2.DescribeContextRequest, user_id)
+            prove_user(user_id)
         if self._failures:
             raise self._failures.popleft()
-        if method != "describe_model" and not 1 <= len(user_id.encode()) <= 256:
-            raise InvalidFieldError("user_id", f"{user_id[:16]!r}; send 1 to 256 bytes of UTF-8")
+
+    def _prove(self, user_id: str, actions: Actions, version: int) -> None:
+        requests.actions_request(context_pb2.EncodeContextRequest, user_id, actions, version)
+        prove_actions(actions, self._model)
 
     def _entry(self, user_id: str, min_history_version: int) -> tuple[Receipt, Actions]:
         if user_id not in self._entries:
@@ -231,8 +254,7 @@ class FakeRankingClient:
         return receipt, actions
 
     def _publish(self, user_id: str, actions: Actions, version: int) -> Receipt:
-        if not len(actions):
-            raise InvalidFieldError("actions.item_ids", "no actions; send at least one")
+        self._prove(user_id, actions, version)
         kept = actions[-self._model.max_history :]
         newest = int(kept.times_s[-1])
         receipt = Receipt(

@@ -15,6 +15,8 @@ CHANNEL_OPTIONS = [
     ("grpc.min_reconnect_backoff_ms", 1000),
     ("grpc.initial_reconnect_backoff_ms", 250),
     ("grpc.max_reconnect_backoff_ms", 5000),
+    ("grpc.max_receive_message_length", -1),  # the services bound their replies by the request
+    ("grpc.enable_http_proxy", 0),  # pods are inside: a shell's http_proxy is not for them
 ]
 _SHORTEST_BREAK_S, _LONGEST_BREAK_S = 0.25, 5.0
 _SILENCES, _SILENCE_S = 3, 0.02
@@ -71,7 +73,7 @@ class RankedPod(Pod):
 
     def failed(self) -> None:
         """Send users elsewhere for a while, longer each time."""
-        pause = min(_LONGEST_BREAK_S, _SHORTEST_BREAK_S * 2.0**self._failures)
+        pause = min(_LONGEST_BREAK_S, _SHORTEST_BREAK_S * 2.0 ** min(self._failures, 10))
         self._break_until = time.monotonic() + pause * random.uniform(0.8, 1.2)
         self._failures += 1
 

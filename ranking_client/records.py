@@ -137,7 +137,7 @@ def integers(field: str, values: ArrayLike, dtype: type[np.integer[Any]]) -> NDA
     Raises:
         InvalidFieldError: they are not whole numbers in one dimension that `dtype` can hold.
     """
-    array = np.asarray(values)
+    array = _array(field, values)
     if array.dtype.kind == "f" and not isinstance(values, np.ndarray):
         array = np.asarray(values, object)  # numpy makes float64 of ids on both sides of 2^63
         if all(isinstance(value, int | np.integer) for value in array.flat):
@@ -153,6 +153,31 @@ def integers(field: str, values: ArrayLike, dtype: type[np.integer[Any]]) -> NDA
         if not limits.min <= value <= limits.max:
             raise InvalidFieldError(field, f"{value} is no {dtype.__name__}; send one that is")
     return array.astype(dtype)
+
+
+def floats(field: str, values: ArrayLike, rows: int) -> NDArray[np.float32]:
+    """`values` as a float32 array [rows, width].
+
+    Raises:
+        InvalidFieldError: they are no numbers in that shape.
+    """
+    array = _array(field, values)
+    if array.ndim != 2 or len(array) != rows:
+        raise InvalidFieldError(
+            field, f"shape {list(array.shape)}; send [{rows}, width], a row for each candidate"
+        )
+    with np.errstate(over="ignore"):  # infinity is for the service to refuse, by its place
+        try:
+            return array.astype(np.float32)
+        except (TypeError, ValueError) as error:
+            raise InvalidFieldError(field, f"{error}; send numbers") from error
+
+
+def _array(field: str, values: ArrayLike) -> NDArray[Any]:
+    try:
+        return np.asarray(values)
+    except ValueError as error:
+        raise InvalidFieldError(field, f"{error}; send rows of one length") from error
 
 
 def _whole(field: str, values: NDArray[Any], dtype: type[np.integer[Any]]) -> NDArray[Any]:

@@ -17,6 +17,7 @@ from ranking_client.records import (
     Prefetched,
     Receipt,
     Scores,
+    floats,
     integers,
 )
 from shared.errors import InvalidFieldError
@@ -40,11 +41,12 @@ def score_request(
     model_fingerprint: str,
 ) -> bytes:
     """A serialised ScoreCandidatesRequest."""
-    arrays: dict[str, Any] = {"item_ids": integers("item_ids", item_ids, np.uint64)}
+    ids = integers("item_ids", item_ids, np.uint64)
+    arrays: dict[str, Any] = {"item_ids": ids}
     if surfaces is not None:
         arrays["surfaces"] = integers("surfaces", surfaces, np.uint32)
     if features is not None:
-        arrays["features"] = _floats("features", features)
+        arrays["features"] = floats("features", features, len(ids)).ravel()
     return _serialised(
         crossing_pb2.ScoreCandidatesRequest,
         user_id,
@@ -141,10 +143,3 @@ def _serialised(message: type[Any], user_id: str, **fields: Any) -> bytes:
     except (TypeError, ValueError) as error:
         raise InvalidFieldError("request", f"{error}; see the field limits of the proto") from error
     return data
-
-
-def _floats(field: str, values: ArrayLike) -> np.ndarray[Any, np.dtype[np.float32]]:
-    try:
-        return np.asarray(values, np.float32).ravel()
-    except (TypeError, ValueError) as error:
-        raise InvalidFieldError(field, f"{error}; send numbers [candidates, width]") from error

@@ -11,7 +11,7 @@ import grpc
 import numpy as np
 import pytest
 
-from ranking_client import Actions, RankingClient, RemoteError
+from ranking_client import Actions, FakeRankingClient, RankingClient, RemoteError
 from shared.errors import InvalidFieldError, KVMissError, MissCause, ModelMismatchError
 from tests.integration.oracle import Oracle, assert_right
 from tests.integration.orchestrator import Orchestrator
@@ -123,6 +123,50 @@ async def test_candidates(client: RankingClient, case: str) -> None:
     arguments, message = BAD_CANDIDATES[case]
     with pytest.raises(InvalidFieldError, match=f"^{message}"):
         await client.score(USER, **{"item_ids": ITEMS, **arguments})
+
+
+@pytest.fixture
+async def fake(client: RankingClient) -> FakeRankingClient:
+    """With the served model, a good entry, and one to append to."""
+    fake = FakeRankingClient(model=await client.describe_model())
+    for user in (USER, "bad"):
+        await fake.encode(user, actions(times=(0, 0)))
+    return fake
+
+
+@pytest.mark.parametrize("case", [case for case in BAD_ACTIONS if case != "too many"])
+@pytest.mark.parametrize("method", ["encode", "append"])
+async def test_the_fake_refuses_the_same_actions(
+    fake: FakeRankingClient, method: str, case: str
+) -> None:
+    bad, message = BAD_ACTIONS[case]
+    with pytest.raises(InvalidFieldError) as refusal:
+        await getattr(fake, method)("bad", bad)
+    assert message.startswith(refusal.value.field)
+
+
+@pytest.mark.parametrize("case", BAD_CANDIDATES)
+async def test_the_fake_refuses_the_same_candidates(fake: FakeRankingClient, case: str) -> None:
+    arguments, message = BAD_CANDIDATES[case]
+    with pytest.raises(InvalidFieldError) as refusal:
+        await fake.score(USER, **{"item_ids": ITEMS, **arguments})
+    assert message.startswith(refusal.value.field)
+
+
+@pytest.mark.parametrize("user", ["", LONG])
+@pytest.mark.parametrize("method", USER_CALLS)
+async def test_the_fake_refuses_the_same_users(
+    fake: FakeRankingClient, method: str, user: str
+) -> None:
+    with pytest.raises(InvalidFieldError, match=r"^user_id"):
+        await USER_CALLS[method](user)(fake)  # type: ignore[arg-type]
+
+
+async def test_features_of_a_wrong_shape_are_not_scored(client: RankingClient) -> None:
+    three_by_two = np.zeros((3, 2), np.float32)
+    for features in (three_by_two, three_by_two.ravel()):
+        with pytest.raises(InvalidFieldError, match=r"^features: shape"):
+            await client.score(USER, ITEMS, features=features)
 
 
 async def test_another_model(client: RankingClient) -> None:

@@ -19,7 +19,7 @@ from shared.errors import (
 )
 
 ACTIONS = Actions([5, 6], [0, 0], [10, 20])
-LATER = Actions([7], [0], [30], [1])
+LATER = Actions([7], [0], [30], [0])
 
 
 @pytest.fixture

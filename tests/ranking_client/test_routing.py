@@ -19,6 +19,7 @@ from ranking_client import (
     ring_hash,
     routing,
 )
+from ranking_client.pod import RankedPod
 from ranking_client.ring_hash import RingHash
 from ranking_client.routing import Rendezvous
 from shared.errors import InvalidFieldError, StoreUnavailableError
@@ -203,3 +204,10 @@ async def test_any_user_id_can_be_routed(pods: list[StubPod], policy: Policy, us
     async with connect(pods, policy) as client:
         await client.score(user, [1])
     assert [seen for pod in pods for seen in pod.users(SCORE)] == [user]
+
+
+async def test_a_long_outage_lengthens_breaks_no_further() -> None:
+    pod = RankedPod("127.0.0.1:1")
+    for _ in range(2000):
+        pod.failed()
+    assert not pod.usable()
