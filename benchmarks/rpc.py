@@ -189,8 +189,8 @@ async def _serve_stubbed(port: int) -> None:
     batcher: Batcher[ScoreWork, Scored] = Batcher(
         "crossing",
         score,
-        cost=lambda work: len(work.candidates.item_ids),
-        max_batch_cost=16384,
+        cost=lambda work: work.tokens,
+        max_batch_cost=65536,
         max_queue=512,
     )
     servicer = CrossingServicer(

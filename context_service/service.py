@@ -126,11 +126,16 @@ class ContextServicer:
         return read_history(request, self._config, self._settings.max_actions)
 
     async def _entry(self, user: str, deadline: Deadline) -> Entry:
-        with _GET_SECONDS.time():
-            value = await deadline.bound(self._store.get(user, self._fingerprint), _STORE)
+        value = await self._stored(user, deadline)
         if value is None:
             raise KVMissError(user, MissCause.ABSENT)
         return self._codec.decode(user, value)
+
+    async def _stored(self, user: str, deadline: Deadline) -> bytes | None:
+        limit = self._codec.max_bytes + 1  # enough to see that a value is too large
+        with _GET_SECONDS.time():
+            got = self._store.get(user, self._fingerprint, limit=limit)
+            return await deadline.bound(got, _STORE)
 
     async def _publish(
         self, user: str, work: EncodeWork, version: int, deadline: Deadline
@@ -177,8 +182,7 @@ class ContextServicer:
         self, header: EntryHeader, value: bytes, deadline: Deadline
     ) -> PutOutcome:
         """Put over what claims to be newer but cannot be read: until its TTL it would be a miss."""
-        with _GET_SECONDS.time():
-            stored = await deadline.bound(self._store.get(header.user, self._fingerprint), _STORE)
+        stored = await self._stored(header.user, deadline)
         if stored is None:
             return await self._put(header, value, None, deadline)
         try:

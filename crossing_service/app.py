@@ -17,7 +17,7 @@ from shared.logs import configure_logs
 from shared.model.checkpoint import load_checkpoint
 from shared.rpc.batcher import Batcher
 from shared.rpc.server import run_service, serve
-from shared.settings import read_settings
+from shared.settings import SettingsError, read_settings
 
 
 async def serve_crossing() -> None:
@@ -26,6 +26,7 @@ async def serve_crossing() -> None:
     configure_logs("crossing", server.log_level)
     checkpoint = load_checkpoint(model.checkpoint, device=model.device)
     config, fingerprint = checkpoint.config, checkpoint.fingerprint
+    require_room(server.max_message_bytes, settings.max_candidates, config.feature_dim)
     layout = checkpoint.ranker.layout
     arena = Arena(
         layout,
@@ -57,6 +58,17 @@ async def serve_crossing() -> None:
 
     service = crossing_pb2.DESCRIPTOR.services_by_name["CrossingService"]
     await serve(servicer, service, server, ready=warm_up, stop=stop)
+
+
+def require_room(max_message_bytes: int, max_candidates: int, feature_dim: int) -> None:
+    """Raise SettingsError if a request of the most candidates exceeds the largest message."""
+    largest = max_candidates * (8 + 4 + 4 * feature_dim) + 4096  # id, surface, features; the rest
+    if largest > max_message_bytes:
+        raise SettingsError(
+            f"CROSSKV_SERVER_MAX_MESSAGE_BYTES: {max_message_bytes} is less than the {largest} of "
+            f"{max_candidates} candidates with {feature_dim} features; raise it, or lower "
+            "CROSSKV_CROSSING_MAX_CANDIDATES"
+        )
 
 
 def main() -> None:

@@ -323,7 +323,7 @@ class SilentStore(MemoryStore):
     async def _never(self) -> Any:
         await asyncio.get_running_loop().create_future()
 
-    async def get(self, user: str, fingerprint: str) -> bytes | None:
+    async def get(self, user: str, fingerprint: str, *, limit: int | None = None) -> bytes | None:
         await self._never()
         return None
 
