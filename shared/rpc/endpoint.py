@@ -32,8 +32,8 @@ from shared.rpc.deadline import Deadline
 from shared.rpc.wire import parse
 
 MESSAGE_LIMIT = 1024
-"""Bytes of an error text that are sent: peers refuse trailers of more than 8 KiB, and a text travels
-three times, percent-encoded and in base64."""
+"""Bytes of an error text that are sent: a text travels three times, percent-encoded and in base64,
+and peers refuse trailers of more than 8 KiB."""
 
 Handler = Callable[[Any, Deadline], Awaitable[Message]]
 Context = grpc.aio.ServicerContext[bytes, bytes]
