@@ -118,6 +118,14 @@ def _quality(study: dict[str, Any]) -> Iterator[str]:
         cells = (_gap(tasks[task][measure]) for task, measure in columns)
         yield f"| {name.replace('_', ' ')} | " + " | ".join(cells) + " |"
     yield ""
+    stored = study["stored"]
+    yield (
+        f"Stored for a user, header and padding included: {stored['mean_bytes']:,.0f} bytes in the "
+        f"mean; of dense bf16 {stored['mean_of_users_percent_of_dense']:.2f} % in the mean over "
+        f"users, {stored['worst_user_percent_of_dense']:.2f} % at worst: a short history pays for "
+        "the header and for a part-filled page."
+    )
+    yield ""
     yield (
         f"Served: seed {served['seed']}, chosen by its validation AUC, fingerprint "
         f"`{served['fingerprint']}`."
