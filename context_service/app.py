@@ -11,6 +11,7 @@ from context_service.service import ContextServicer
 from context_service.settings import ContextSettings
 from crosskv.v1 import context_pb2
 from shared.kv.codec import EntryCodec
+from shared.kv.store import greet
 from shared.kv.valkey import ValkeyStore
 from shared.logs import configure_logs
 from shared.model.checkpoint import load_checkpoint
@@ -43,6 +44,7 @@ async def serve_context() -> None:
 
     async def warm_up() -> None:
         """One full page and one token more: torch's first calls cost far more than later ones."""
+        await greet(store)
         tokens = min(config.page_tokens + 1, config.max_history)
         zeros = np.zeros(tokens, np.int64)
         history = History(zeros.astype(np.uint64), zeros, zeros, zeros)

@@ -12,6 +12,7 @@ from crossing_service.service import CrossingServicer
 from crossing_service.settings import CrossingSettings
 from crosskv.v1 import crossing_pb2
 from shared.kv.codec import EntryCodec
+from shared.kv.store import greet
 from shared.kv.valkey import ValkeyStore
 from shared.logs import configure_logs
 from shared.model.checkpoint import load_checkpoint
@@ -49,6 +50,7 @@ async def serve_crossing() -> None:
     servicer = CrossingServicer(checkpoint, reader, residency, batcher, settings.max_candidates)
 
     async def warm_up() -> None:
+        await greet(store)
         await asyncio.to_thread(scorer.warm_up)
 
     async def stop() -> None:

@@ -5,7 +5,12 @@ from __future__ import annotations
 from enum import Enum
 from typing import Protocol
 
+import structlog
+
+from shared.errors import StoreUnavailableError
 from shared.kv.codec import EntryHeader
+
+_log = structlog.get_logger()
 
 
 class PutOutcome(Enum):
@@ -53,3 +58,14 @@ class KVStore(Protocol):
     async def close(self) -> None:
         """Let go of connections."""
         ...
+
+
+async def greet(store: KVStore) -> None:
+    """Connect before the first request does; a store that is down is logged, not fatal.
+
+    A cluster's client learns the topology meanwhile, and while it does so it drops connections.
+    """
+    try:
+        await store.ping()
+    except StoreUnavailableError as error:
+        _log.warning("store_unreachable", problem=str(error))
