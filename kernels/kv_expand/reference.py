@@ -21,12 +21,14 @@ def expand(history: History, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         case CollectiveHistory(pages):
             at = pages.token_slots()
             return (
-                _join(history.key_slice[at], history.key_pool, history.key_row[at], dtype),
-                _join(history.value_slice[at], history.value_pool, history.value_row[at], dtype),
+                _join(history.key_slice[at], history.key_pool, _rows(history.key_row, at), dtype),
+                _join(
+                    history.value_slice[at], history.value_pool, _rows(history.value_row, at), dtype
+                ),
             )
         case CodedHistory(pages):
             at = pages.token_slots()
-            row = history.row[at]
+            row = _rows(history.row, at)
             key_slice = history.codebook[history.key_code[at].long()]
             value_slice = history.value_slice[at].to(dtype) * history.value_scale.to(dtype)
             return (
@@ -36,8 +38,13 @@ def expand(history: History, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     assert_never(history)
 
 
+def _rows(plane: Tensor, at: tuple[Tensor, Tensor]) -> Tensor:
+    """[T] int64 row numbers; torch cannot gather uint16 on CUDA, int16 has the same bits."""
+    return plane.view(torch.int16)[at].long() & 0xFFFF
+
+
 def _join(user_slice: Tensor, pool: Tensor, row: Tensor, dtype: torch.dtype) -> Tensor:
     """[T, U] and the pool rows [T, G, D - U] to [T, G, D]; every head gets the same slice."""
-    pooled = pool[row.long()].to(dtype)
+    pooled = pool[row].to(dtype)
     per_head = user_slice.to(dtype).unsqueeze(1).expand(-1, pooled.shape[1], -1)
     return torch.cat((per_head, pooled), dim=-1)
