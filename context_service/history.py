@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from shared.errors import InvalidFieldError
 from shared.model.config import ModelConfig
 from shared.model.items import Ids
+from shared.rpc.times import LATEST_S
 from shared.rpc.wire import packed
 
 
@@ -111,6 +112,13 @@ def _prove_times(times_s: NDArray[np.int64]) -> None:
         raise InvalidFieldError(
             f"actions.times_s[{first}]",
             f"{times_s[first]} is negative; send seconds since 1970-01-01 UTC",
+        )
+    beyond = times_s > LATEST_S
+    if beyond.any():
+        first = int(beyond.argmax())
+        raise InvalidFieldError(
+            f"actions.times_s[{first}]",
+            f"{times_s[first]} is past the year 5138; send seconds, not milliseconds",
         )
     falling = times_s[1:] < times_s[:-1]
     if falling.any():

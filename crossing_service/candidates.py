@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from crosskv.v1 import crossing_pb2
 from shared.errors import InvalidFieldError, ModelMismatchError
 from shared.model.config import ModelConfig
+from shared.rpc.times import LATEST_S
 from shared.rpc.wire import packed
 
 _SHOWN = 64
@@ -82,11 +83,11 @@ class CandidateReader:
                 "item_ids",
                 f"{count} candidates, at most {self._max_candidates} a request; split them",
             )
-        if request.request_time_s < 0:
+        if not 0 <= request.request_time_s <= LATEST_S:
             raise InvalidFieldError(
                 "request_time_s",
-                f"{request.request_time_s} is negative; send seconds since 1970-01-01 UTC, or 0 "
-                "for the server's clock",
+                f"{request.request_time_s} is negative or past the year 5138; send seconds since "
+                "1970-01-01 UTC, not milliseconds, or 0 for the server's clock",
             )
         return Candidates(
             item_ids,

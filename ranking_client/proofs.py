@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ranking_client.records import Actions, ModelDescription, floats, integers
 from shared.errors import InvalidFieldError, ModelMismatchError
+from shared.rpc.times import LATEST_S
 
 MAX_USER_BYTES = 256
 
@@ -34,9 +35,10 @@ def prove_actions(actions: Actions, model: ModelDescription) -> None:
     _prove_below("actions.action_types", actions.action_types, len(model.action_types))
     if actions.surfaces is not None:
         _prove_below("actions.surfaces", actions.surfaces, len(model.surfaces))
-    if actions.times_s[0] < 0 or (np.diff(actions.times_s) < 0).any():
+    times_s = actions.times_s
+    if times_s[0] < 0 or times_s[-1] > LATEST_S or (np.diff(times_s) < 0).any():
         raise InvalidFieldError(
-            "actions.times_s", "negative or falling; send seconds since 1970, oldest first"
+            "actions.times_s", "negative, falling or no seconds; send seconds, oldest first"
         )
 
 
@@ -70,7 +72,7 @@ def prove_candidates(
                 "features",
                 f"{numbers.shape[-1]} a candidate; send {model.feature_dim}, all of them finite",
             )
-    if request_time_s < 0:
+    if not 0 <= request_time_s <= LATEST_S:
         raise InvalidFieldError("request_time_s", f"{request_time_s}; send seconds since 1970")
     if len(set(tasks)) < len(tasks) or not set(tasks) <= set(model.tasks):
         raise InvalidFieldError("tasks", f"{list(tasks)}; name some of {model.tasks} once each")

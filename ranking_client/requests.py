@@ -135,6 +135,9 @@ def _fields(message: Any) -> Any:
 
 
 def _serialised(message: type[Any], user_id: str, **fields: Any) -> bytes:
+    for name, value in fields.items():
+        if isinstance(value, float):  # time.time(), say
+            raise InvalidFieldError(name, f"{value}; send a whole number")
     try:
         user_id.encode()
         data: bytes = build(message, user_id=user_id, **fields).SerializeToString()

@@ -91,6 +91,10 @@ BAD_ACTIONS: dict[str, tuple[Actions, str]] = {
     "ragged surfaces": (actions(surfaces=[0]), r"actions.surfaces: 1 values for 2"),
     "falling times": (actions(times=(20, 10)), r"actions.times_s\[1\]: 10 comes before 20"),
     "negative times": (actions(times=(-7, 10)), r"actions.times_s\[0\]: -7 is negative"),
+    "milliseconds": (
+        actions(times=(1, 17 * 10**11)),
+        r"actions.times_s\[1\]: 1700000000000 is past",
+    ),
     "unknown type": (actions(types=(0, 9)), r"actions.action_types\[1\]: 9"),
     "unknown surface": (actions(surfaces=[0, 4]), r"actions.surfaces\[1\]: 4"),
 }
@@ -115,6 +119,7 @@ BAD_CANDIDATES: dict[str, tuple[dict[str, Any], str]] = {
     "unknown task": ({"tasks": ["watch", "buy"]}, "tasks: 'buy' is unknown"),
     "task twice": ({"tasks": ["like", "like"]}, "tasks: 'like' is named twice"),
     "negative time": ({"request_time_s": -5}, "request_time_s: -5 is negative"),
+    "milliseconds": ({"request_time_s": 17 * 10**11}, "request_time_s: 1700000000000 is "),
 }
 
 
