@@ -39,7 +39,15 @@ python=${PYTHON:-python3}
 
 echo "Installing the pinned dependencies into .venv (once; about a minute)"
 "$python" -m venv --clear .venv
-.venv/bin/python -m pip install --disable-pip-version-check \
-    --requirement requirements.lock
+.venv/bin/python -m pip install --disable-pip-version-check --requirement requirements.lock 2>&1 |
+    tee .venv/install.log |
+    awk -v all="$(grep -c == requirements.lock)" '
+        /^(Collecting|Processing) / { printf "\r  %d of %d packages fetched", ++n, all; fflush() }
+        /^Installing / { printf "\n  unpacking them"; fflush() }
+        END { print "" }' || {
+    tail -n 20 .venv/install.log >&2
+    echo "Installing failed; .venv/install.log has all of it." >&2
+    exit 1
+}
 done_with .dependencies requirements.lock scripts/setup.sh
 install_project
