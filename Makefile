@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test check train format protos docs bench
 BIN := .venv/bin
-# Two cores: test processes share them with the servers they start.
+# Test processes share the cores with the servers they start, and the tests' matrices are small.
 export OMP_NUM_THREADS ?= 1
 
 help: ## List the targets

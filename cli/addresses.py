@@ -13,6 +13,7 @@ from typing import Literal
 import psutil
 
 from cli.failure import CommandError
+from cli.program import program
 
 STATE_FILE = Path("runs/up.json")
 
@@ -75,7 +76,7 @@ def find_address(service: Literal["context", "crossing"], given: str | None) -> 
         stale = f"{STATE_FILE} is left over from one that has ended" if STATE_FILE.exists() else ""
         raise CommandError(
             f"no stack is running here{f' ({stale})' if stale else ''}; start one with "
-            f"`crosskv up` in another terminal, or pass --{service} HOST:PORT"
+            f"`{program()} up` in another terminal, or pass --{service} HOST:PORT"
         )
     return str(json.loads(STATE_FILE.read_text())[service])
 

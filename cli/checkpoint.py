@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from cli.failure import CommandError
+from cli.program import program
 
 DEFAULT_CHECKPOINT = Path("checkpoints/ml-100k")
 _FILES = ("config.json", "model.safetensors")  # what reads them would import torch
@@ -20,5 +21,5 @@ def require_checkpoint(directory: Path) -> None:
         if not (directory / file).is_file():
             raise CommandError(
                 f"no checkpoint in {directory} ({file} is missing); make one with "
-                "`crosskv train`, or name another directory with --checkpoint"
+                f"`{program()} train`, or name another directory with --checkpoint"
             )

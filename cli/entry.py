@@ -12,7 +12,8 @@ from rich.table import Table
 
 from cli.addresses import find_address
 from cli.history_file import read_actions
-from cli.movielens_user import Data, find_user, whole_history
+from cli.movielens_user import Data, find_user, require_movielens_model, whole_history
+from cli.program import program
 from cli.session import ContextAddress, User, converse
 
 if TYPE_CHECKING:
@@ -24,13 +25,24 @@ def encode(
     actions: Annotated[
         Path | None,
         typer.Option(
-            help="JSON or CSV file with item_id, action (a name), time_s; left out: MovieLens."
+            help="CSV or JSON file of the user's actions, as told above; left out: MovieLens."
         ),
     ] = None,
     data: Data = None,
     context: ContextAddress = None,
 ) -> None:
     """Encode a user's whole history and publish it to the store.
+
+    The file of --actions is a .csv with a header, or otherwise JSON, a list of objects. One row or
+    object is one action, oldest first:
+
+    * `item_id`: whole number from 0 to 2^64 - 1
+
+    * `action`: name of one of the model's action types; for the demo's model the rating, 1 to 5
+
+    * `time_s`: when, in whole SECONDS since 1970 (not milliseconds)
+
+    * `surface`: name of one of the model's surfaces; left out: its first
 
     Examples:
 
@@ -40,12 +52,16 @@ def encode(
     """
 
     async def talk(client: RankingClient) -> Receipt:
+        model = await client.describe_model("context")
         if actions is not None:
-            history = read_actions(actions, await client.describe_model("context"))
+            history = read_actions(actions, model)
         else:
             from training.movielens import load_movielens  # noqa: PLC0415  --help starts fast
 
-            history = whole_history(find_user(load_movielens(data), user))
+            own = f"`{program()} encode --user {user} --actions FILE`"
+            require_movielens_model(model, f"give the user's own actions: {own}")
+            way_out = f"so say what to encode: {own}"
+            history = whole_history(find_user(load_movielens(data), user, way_out))
         return await client.encode(user, history)
 
     receipt = converse(talk, context=find_address("context", context))

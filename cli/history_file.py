@@ -1,7 +1,8 @@
 """A user's own actions, read from a JSON or CSV file.
 
 JSON is a list of objects, CSV has a header; both have the fields `item_id`, `action` (a name among
-the model's action types), `time_s` and, if the model has several surfaces, `surface` (a name).
+the model's action types), `time_s` (whole seconds since 1970) and, if wanted, `surface` (a name
+among the model's surfaces; left out: the first).
 """
 
 from __future__ import annotations
@@ -45,16 +46,18 @@ def read_actions(path: Path, model: ModelDescription) -> Actions:
         _numbers(path, rows, "item_id", np.uint64),
         _indices(path, rows, "action", model.action_types),
         _numbers(path, rows, "time_s", np.int64),
-        _indices(path, rows, "surface", model.surfaces) if "surface" in rows[0] else None,
+        _surfaces(path, rows, model.surfaces),
     )
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
     try:
-        text = path.read_text("utf-8")
+        text = path.read_text("utf-8-sig")  # spreadsheets put a byte order mark first
         if path.suffix == ".csv":
             return list(csv.DictReader(text.splitlines()))
         rows = json.loads(text)
+    except FileNotFoundError as error:
+        raise CommandError(f"{path}: no such file") from error
     except (OSError, ValueError, csv.Error) as error:
         raise CommandError(f"{path}: cannot read as JSON or .csv ({error})") from error
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
@@ -79,6 +82,15 @@ def _numbers(
             )
         numbers[at] = number
     return numbers
+
+
+def _surfaces(
+    path: Path, rows: Sequence[Mapping[str, Any]], names: Sequence[str]
+) -> NDArray[np.uint32]:
+    filled = [
+        {**row, "surface": names[0]} if row.get("surface") in (None, "") else row for row in rows
+    ]
+    return _indices(path, filled, "surface", names)
 
 
 def _indices(

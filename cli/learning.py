@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from cli.checkpoint import DEFAULT_CHECKPOINT, require_checkpoint
-from cli.movielens_user import Data
+from cli.movielens_user import Data, require_movielens_model
+from cli.program import program
 
 OFFLINE_THREADS = 1  # several on busy cores spin on each other and take many times as long
 
@@ -59,11 +60,19 @@ def evaluate(
     from training.evaluation import evaluate as evaluate_offline  # noqa: PLC0415
     from training.movielens import load_movielens  # noqa: PLC0415
 
+    loaded = load_checkpoint(checkpoint)
+    require_movielens_model(
+        loaded.config,
+        "evaluate measures on MovieLens alone. To rank with this model: "
+        f"`{program()} up --checkpoint {checkpoint}`, then "
+        f"`{program()} encode --user ID --actions FILE` and "
+        f"`{program()} rank --user ID --items ID,ID,...`",
+    )
     cases = CaseSampler(load_movielens(data)).test_cases()
     console = Console()
     torch.set_num_threads(OFFLINE_THREADS)
     with console.status(f"scoring {len(cases):,} users"):
-        metrics = evaluate_offline(load_checkpoint(checkpoint), cases)
+        metrics = evaluate_offline(loaded, cases)
     table = Table(title=f"{checkpoint}: {len(cases):,} users, held-out part", expand=False)
     for name in ("task", "AUC", "GAUC", "LogLoss"):
         table.add_column(name, justify="left" if name == "task" else "right")

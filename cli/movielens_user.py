@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from cli.failure import CommandError
 
 if TYPE_CHECKING:
-    from ranking_client import Actions
+    from ranking_client import Actions, ModelDescription
+    from shared.model.config import ModelConfig
     from training.movielens import MovieLens, UserActions
 
 Data = Annotated[
@@ -24,19 +25,42 @@ Data = Annotated[
 ]
 
 
-def find_user(data: MovieLens, user: str) -> UserActions:
+def require_movielens_model(model: ModelConfig | ModelDescription, way_out: str) -> None:
+    """Return if the model's tasks and actions are those of MovieLens.
+
+    Raises:
+        CommandError: they are not; the message tells what the model has, then `way_out`.
+    """
+    from training.cases import ACTION_TYPES, TASKS  # noqa: PLC0415  --help starts fast
+
+    differing = [
+        f"{name} {', '.join(has)} instead of {', '.join(wanted)}"
+        for name, has, wanted in (
+            ("tasks", model.tasks, TASKS),
+            ("action types", model.action_types, ACTION_TYPES),
+        )
+        if has != wanted
+    ]
+    if model.feature_dim:
+        differing.append(f"{model.feature_dim} candidate features instead of none")
+    if differing:
+        raise CommandError(
+            f"this model does not fit the MovieLens data: it has {', '.join(differing)}; {way_out}"
+        )
+
+
+def find_user(data: MovieLens, user: str, way_out: str) -> UserActions:
     """The actions of `user`.
 
     Raises:
-        CommandError: there is no such user.
+        CommandError: there is no such user; the message goes on with `way_out`.
     """
     for actions in data.users:
         if actions.user == user:
             return actions
     first, last = data.users[0].user, data.users[-1].user
     raise CommandError(
-        f"user {user!r} is not in MovieLens; take one from {first} to {last}, or bring your own: "
-        "`crosskv encode --actions FILE`, then `crosskv rank --items ID,ID,...`"
+        f"user {user} is not in MovieLens (its users are {first} to {last}), {way_out}"
     )
 
 

@@ -12,7 +12,14 @@ from rich.table import Table
 
 from cli.addresses import find_address
 from cli.failure import CommandError
-from cli.movielens_user import Data, find_user, unseen_items, whole_history
+from cli.movielens_user import (
+    Data,
+    find_user,
+    require_movielens_model,
+    unseen_items,
+    whole_history,
+)
+from cli.program import program
 from cli.session import ContextAddress, CrossingAddress, User, converse
 
 if TYPE_CHECKING:
@@ -49,13 +56,17 @@ def rank(
     titles: dict[int, str] = {}
     load_history: LoadHistory | None = None
     request_time_s = 0
+    at_crossing = find_address("crossing", crossing)
     if items is not None:
         candidates = _item_ids(items)
     else:
         from training.movielens import load_movielens  # noqa: PLC0415  --help starts fast
 
+        own = f"`{program()} rank --user {user} --items ID,ID,...`"
+        model = converse(lambda client: client.describe_model("crossing"), crossing=at_crossing)
+        require_movielens_model(model, f"say what to rank: {own}")
         movielens = load_movielens(data)
-        actions = find_user(movielens, user)
+        actions = find_user(movielens, user, f"so say what to rank: {own}")
         candidates = unseen_items(movielens, actions.item_ids)
         titles, request_time_s = movielens.titles, int(actions.times_s[-1])
 
@@ -72,7 +83,7 @@ def rank(
     reply = converse(
         talk,
         context=find_address("context", context) if load_history else None,
-        crossing=find_address("crossing", crossing),
+        crossing=at_crossing,
         load_history=load_history,
     )
     by = by or next(iter(reply.by_task))

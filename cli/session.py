@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from cli.failure import CommandError
+from cli.program import program
 
 if TYPE_CHECKING:
     from ranking_client import LoadHistory, RankingClient
@@ -68,9 +69,10 @@ def converse(
     except KVMissError as error:
         raise CommandError(
             f"nothing usable is stored for user {error.user!r} ({error.cause}); encode a history "
-            "first: `crosskv encode --user ID`, with --actions FILE for one of your own"
+            f"first: `{program()} encode --user {error.user}`, with --actions FILE for one of "
+            "your own"
         ) from error
     except ServiceUnavailableError as error:
         raise CommandError(
-            f"{error}; is `crosskv up` still running, and is it at {' and '.join(used)}?"
+            f"{error}; is `{program()} up` still running, and is it at {' and '.join(used)}?"
         ) from error

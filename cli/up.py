@@ -13,6 +13,7 @@ from rich.panel import Panel
 from cli.addresses import announced, require_no_stack
 from cli.checkpoint import DEFAULT_CHECKPOINT
 from cli.ports import WantedPorts
+from cli.program import program
 from cli.stack import LocalStack
 
 LOGS = Path("runs/up")
@@ -51,9 +52,9 @@ def up(
                 f"store             {at.store}\n"
                 f"checkpoint        {checkpoint}\n\n"
                 "[bold]In another terminal, in this directory:[/]\n"
-                "  crosskv encode --user 42\n"
-                "  crosskv rank --user 42 --top 10\n"
-                "  crosskv inspect --user 42\n\n"
+                f"  {program()} encode --user 42\n"
+                f"  {program()} rank --user 42 --top 10\n"
+                f"  {program()} inspect --user 42\n\n"
                 "Ctrl-C stops all three.",
                 title="CrossKV is up",
                 expand=False,

@@ -14,7 +14,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from cli.checkpoint import DEFAULT_CHECKPOINT, require_checkpoint
 from cli.learning import OFFLINE_THREADS
-from cli.movielens_user import Data
+from cli.movielens_user import Data, require_movielens_model
+from cli.program import program
 from cli.stack import LocalStack
 
 if TYPE_CHECKING:
@@ -65,6 +66,14 @@ def demo(
     from training.evaluation import offline_scores, task_metrics  # noqa: PLC0415
     from training.movielens import load_movielens  # noqa: PLC0415
 
+    loaded = load_checkpoint(checkpoint)
+    require_movielens_model(
+        loaded.config,
+        "the demo replays MovieLens alone. To rank with this model: "
+        f"`{program()} up --checkpoint {checkpoint}`, then "
+        f"`{program()} encode --user ID --actions FILE` and "
+        f"`{program()} rank --user ID --items ID,ID,...`",
+    )
     movielens = load_movielens(data)
     cases = CaseSampler(movielens).test_cases()[:users]
     require_measurable(cases)
@@ -79,7 +88,6 @@ def demo(
         wall_s = time.perf_counter() - began
     torch.set_num_threads(OFFLINE_THREADS)
     with console.status("scoring the same cases in this process"):
-        loaded = load_checkpoint(checkpoint)
         offline = task_metrics(cases, offline_scores(loaded, cases))
     dense_bytes = replayed.tokens * loaded.config.dense_bytes_per_token
     summary = summarise(

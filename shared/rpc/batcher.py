@@ -54,8 +54,8 @@ class Batcher(Generic[Work, Result]):
         self._max_batch_cost = max_batch_cost
         self._max_queue = max_queue
         self._queue: deque[_Pending[Work, Result]] = deque()
-        # A bare thread and queue: half the cost of an executor's futures, on two cores a quarter
-        # of a whole call.
+        # A bare thread and queue: an executor's futures wake both threads more often, and a thread
+        # hand-over is the largest part of what a call costs beside gRPC (`crosskv bench rpc`).
         self._handover: SimpleQueue[list[_Pending[Work, Result]] | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._thread.start()
@@ -92,7 +92,7 @@ class Batcher(Generic[Work, Result]):
         self._depth.set(len(self._queue))
         if not self._running:
             # at the end of this turn of the loop, so that calls read from the socket together
-            # share a batch: on two cores a thread hand-over costs as much as the rest of a call
+            # share a batch and its one hand-over
             self._running = True
             self._idle.clear()
             self._loop.call_soon(self._start_batch)

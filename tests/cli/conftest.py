@@ -41,6 +41,15 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def foreign_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model with tasks, actions and surfaces of its own, which MovieLens does not fit."""
+    directory = tmp_path_factory.mktemp("foreign")
+    config = tiny_config(tasks=("click", "buy"), feature_dim=0)
+    save_checkpoint(directory, tiny_ranker(config), np.arange(1, ITEM_COUNT + 1, dtype=np.uint64))
+    return directory
+
+
+@pytest.fixture(scope="session")
 def movielens(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Files of MovieLens' form: 12 users, each with 30 of 50 films in an order of their own."""
     directory = tmp_path_factory.mktemp("movielens")

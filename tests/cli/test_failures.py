@@ -96,6 +96,33 @@ def test_a_port_wanted_twice(runner: CliRunner, checkpoint: Path) -> None:
     assert "--store-port" in output
 
 
+@pytest.mark.parametrize("command", ["demo", "evaluate"])
+def test_a_model_that_movielens_does_not_fit(
+    command: str, runner: CliRunner, foreign_checkpoint: Path, movielens: Path
+) -> None:
+    arguments = ["--checkpoint", str(foreign_checkpoint), "--data", str(movielens)]
+    output = failing(runner, command, *arguments)
+    assert "tasks click, buy instead of watch, like" in output
+    assert "action types view, click, buy instead of 1, 2, 3, 4, 5" in output
+    assert "--actions FILE" in output
+    assert "--items ID,ID" in output
+
+
+def test_messages_call_the_program_as_the_reader_did(
+    runner: CliRunner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called = tmp_path / "bin" / "crosskv"
+    called.parent.mkdir()
+    called.write_text("#!/bin/sh\n")
+    called.chmod(0o755)
+    monkeypatch.setattr(sys, "argv", [str(called)])
+    assert f"`{called} up`" in failing(runner, "inspect", "--user", "1")
+    monkeypatch.setenv("PATH", str(called.parent))
+    assert "`crosskv up`" in failing(runner, "inspect", "--user", "1")
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/pytest"])
+    assert "`crosskv up`" in failing(runner, "inspect", "--user", "1")
+
+
 def test_data_that_are_not_there(runner: CliRunner, checkpoint: Path) -> None:
     output = failing(runner, "demo", "--checkpoint", str(checkpoint), "--data", "nowhere")
     assert "nowhere/ml-100k.inter" in output

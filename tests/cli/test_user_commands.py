@@ -117,7 +117,12 @@ def test_a_bad_actions_file_is_named(content: str, message: str, ask: Any, tmp_p
 def test_bad_options(ask: Any, movielens: Path) -> None:
     data = ("--data", str(movielens))
     unknown = ask("rank", "--user", "99", *data, status=1)
-    assert "user '99' is not in MovieLens; take one from 1 to 12" in unknown
+    assert "user 99 is not in MovieLens (its users are 1 to 12), so say what to rank: " in unknown
+    assert "`crosskv rank --user 99 --items ID,ID,...`" in unknown
+    encode = ask("encode", "--user", "99", *data, status=1)
+    assert "so say what to encode: `crosskv encode --user 99 --actions FILE`" in encode
+    missing = ask("encode", "--user", "99", "--actions", "nope.csv", status=1)
+    assert "nope.csv: no such file" in missing
     assert "--by buy" in ask("rank", "--user", "3", "--by", "buy", *data, status=1)
     assert "--items 1,x" in ask("rank", "--user", "3", "--items", "1,x", status=1)
 
