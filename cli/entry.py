@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from cli.addresses import find_address
+from cli.counted import counted
 from cli.history_file import read_actions
 from cli.movielens_user import Data, find_user, require_movielens_model, whole_history
 from cli.program import program
 from cli.session import ContextAddress, User, converse
 
 if TYPE_CHECKING:
-    from ranking_client import ContextDescription, RankingClient, Receipt
+    from ranking_client import ContextDescription, ModelDescription, RankingClient, Receipt
 
 
 def encode(
@@ -65,14 +68,14 @@ def encode(
         return await client.encode(user, history)
 
     receipt = converse(talk, context=find_address("context", context))
-    table = _facts(f"user {user}")
+    table = _facts()
     table.add_row("published", "yes" if receipt.published else "no: the store has a newer history")
     table.add_row("actions", f"{receipt.tokens:,}")
     table.add_row("dropped, oldest first", f"{receipt.dropped_actions:,}")
     table.add_row("of items unknown to the model", f"{receipt.unknown_items:,}")
     table.add_row("history version", str(receipt.history_version))
     table.add_row("stored", f"{receipt.stored_bytes:,} bytes")
-    Console().print(table)
+    _show(user, table)
 
 
 def inspect(
@@ -86,18 +89,21 @@ def inspect(
         crosskv inspect --user 42
     """
 
-    async def talk(client: RankingClient) -> ContextDescription:
-        return await client.describe(user)
+    async def talk(client: RankingClient) -> tuple[ContextDescription, ModelDescription]:
+        return await client.describe(user), await client.describe_model("context")
 
-    entry = converse(talk, context=find_address("context", context))
-    table = _facts(f"user {user}")
+    entry, model = converse(talk, context=find_address("context", context))
+    table = _facts()
     table.add_row("model", entry.model_fingerprint)
     table.add_row("history version", str(entry.history_version))
+    # What is stored is whole pages.
+    is_short = entry.tokens < json.loads(model.config_json)["page_tokens"]
+    short = " (short history: header and page padding)" if is_short else ""
     table.add_row("tokens", f"{entry.tokens:,}")
     table.add_row(
         "stored",
         f"{entry.stored_bytes:,} bytes, {entry.stored_bytes / entry.dense_bytes:.2%} of "
-        f"{entry.dense_bytes:,} as dense bf16",
+        f"{entry.dense_bytes:,} as dense bf16{short}",
     )
     layers = zip(entry.key_rows_used, entry.value_rows_used, strict=True)
     for number, (keys, values) in enumerate(layers, start=1):
@@ -108,7 +114,7 @@ def inspect(
     table.add_row("newest action", _utc(entry.last_event_time_s))
     created_s = entry.created_ms / 1e3
     table.add_row("encoded", f"{_utc(created_s)}, {time.time() - created_s:,.0f} s ago")
-    Console().print(table)
+    _show(user, table)
 
 
 def delete(
@@ -126,11 +132,17 @@ def delete(
         return await client.delete(user)
 
     deleted = converse(talk, context=find_address("context", context))
-    Console().print(f"user {user}: {deleted} {'entry' if deleted == 1 else 'entries'} deleted")
+    Console().print(f"user {user}: {counted(deleted, 'entry', 'entries')} deleted", markup=False)
 
 
-def _facts(title: str) -> Table:
-    table = Table(title=title, show_header=False, expand=False)
+def _show(user: str, table: Table) -> None:
+    console = Console()
+    console.print(f"[bold]user {escape(user)}", highlight=False)
+    console.print(table)
+
+
+def _facts() -> Table:
+    table = Table(show_header=False, expand=False)
     table.add_column(style="dim")
     table.add_column()
     return table

@@ -8,9 +8,11 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from cli.addresses import find_address
+from cli.counted import counted
 from cli.failure import CommandError
 from cli.movielens_user import (
     Data,
@@ -24,6 +26,12 @@ from cli.session import ContextAddress, CrossingAddress, User, converse
 
 if TYPE_CHECKING:
     from ranking_client import Actions, LoadHistory, RankingClient, Scores
+
+_TASK_BY_POPULARITY = "watch"
+_RARE_FILMS = (
+    "watch is trained to tell a user's next films from others of like popularity, so its score "
+    "leaves popularity out, and over the whole catalogue rare films may come first."
+)
 
 
 def rank(
@@ -44,8 +52,7 @@ def rank(
 ) -> None:
     """Rank candidates for a user, and encode a MovieLens user first if nothing is stored yet.
 
-    A MovieLens user is ranked as of the newest action, since the data end in 1998. The demo's
-    `watch` compares a film with others of its popularity, so rare films may come first.
+    A MovieLens user is ranked as of the newest action, since the data end in 1998.
 
     Examples:
 
@@ -89,7 +96,25 @@ def rank(
     by = by or next(iter(reply.by_task))
     if by not in reply.by_task:
         raise CommandError(f"--by {by}: no task of the model; take {' or '.join(reply.by_task)}")
-    Console().print(_table(user, candidates, titles, reply, by, top))
+    console = Console()
+    shown = min(top, len(candidates))
+    console.print(
+        f"[bold]user {escape(user)}: {shown} of {counted(len(candidates), 'candidate')} by {by}",
+        highlight=False,
+    )
+    console.print(_table(candidates, titles, reply, by, top))
+    console.print(
+        f"on {counted(reply.history_tokens, 'action')}"
+        + (", encoded just now" if reply.encoded else "")
+        + (
+            f"; {counted(reply.unknown_items, 'item')} unknown to the model"
+            if reply.unknown_items
+            else ""
+        ),
+        highlight=False,
+    )
+    if titles and by == _TASK_BY_POPULARITY:
+        console.print(_RARE_FILMS, highlight=False)
 
 
 def _item_ids(text: str) -> NDArray[np.uint64]:
@@ -100,20 +125,13 @@ def _item_ids(text: str) -> NDArray[np.uint64]:
 
 
 def _table(
-    user: str,
     candidates: NDArray[np.uint64],
     titles: dict[int, str],
     reply: Scores,
     by: str,
     top: int,
 ) -> Table:
-    table = Table(
-        title=f"user {user}: {min(top, len(candidates))} of {len(candidates):,} candidates by {by}",
-        caption=f"on {reply.history_tokens:,} actions"
-        + (", encoded just now" if reply.encoded else "")
-        + (f"; {reply.unknown_items} items unknown to the model" if reply.unknown_items else ""),
-        expand=False,
-    )
+    table = Table(expand=False)
     for name in ("", "item"):
         table.add_column(name, justify="right", style="dim")
     if titles:

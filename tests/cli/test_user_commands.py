@@ -36,6 +36,7 @@ def test_encode_rank_inspect_delete(ask: Any, movielens: Path) -> None:
 
     ranked = ask("rank", "--user", "3", "--top", "7", "--data", str(movielens))
     assert "7 of 20 candidates by watch" in ranked
+    assert "over the whole catalogue rare films may come first" in ranked
     assert "encoded just now" not in ranked
     rows = re.findall(r" (\d+) (\d+) Film <\2> & Co \(\d+\) (0\.\d{3}) (0\.\d{3})", ranked)
     assert [int(row[0]) for row in rows] == list(range(1, 8))
@@ -49,6 +50,7 @@ def test_encode_rank_inspect_delete(ask: Any, movielens: Path) -> None:
 
     entry = ask("inspect", "--user", "3")
     assert "tokens 30 " in entry
+    assert "short history" not in entry
     for layer in (1, 2, 3):
         assert re.search(rf"layer {layer} \d+ by keys, \d+ by values, of 37 ", entry)
     assert re.search(
@@ -85,7 +87,9 @@ def test_own_actions(form: str, ask: Any, tmp_path: Path) -> None:
     assert "history version 100 " in encoded
     ranked = ask("rank", "--user", user, "--items", "5,9,12345")
     assert "3 of 3 candidates by watch" in ranked
-    assert "1 items unknown to the model" in ranked
+    assert "rare films" not in ranked
+    assert "short history: header and page padding" in ask("inspect", "--user", user)
+    assert "1 item unknown to the model" in ranked
 
 
 @pytest.mark.parametrize(
