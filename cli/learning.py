@@ -1,4 +1,4 @@
-"""`crosskv train` and `crosskv evaluate`: the demo's checkpoint and its twins."""
+"""`crosskv train` and `crosskv evaluate`: the demo's checkpoint and what it is compared with."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def train(
         int, typer.Option(min=2, help="Runs of each variant; one has no deviation.")
     ] = 3,
 ) -> None:
-    """Train the model and its twins (dense, no context) on MovieLens and write the checkpoint.
+    """Train the model and those it is compared with on MovieLens; write the checkpoint.
 
     Examples:
 

@@ -35,8 +35,10 @@ class TimelinePoint:
     tip: str
 
 
-def comparison(name: str, metric: str, rows: Sequence[Estimate], served: float) -> str:
-    """Dots with whiskers of one standard deviation, and a line at what the services reached."""
+def comparison(
+    name: str, metric: str, rows: Sequence[Estimate], served: float, served_name: str
+) -> str:
+    """Dots with whiskers of one standard deviation, and a named line at `served`."""
     row_height, top = 26.0, 26.0
     height = top + row_height * len(rows) + 26
     values = [served]
@@ -51,7 +53,9 @@ def comparison(name: str, metric: str, rows: Sequence[Estimate], served: float) 
     shapes = _grid(ticks(low, high), x, top - 8, height - 26, "{:g}")
     shapes.append(label(_LEFT - 12, top - 10, metric, anchor="end", kind="value"))
     shapes.append(line(x(served), top - 6, x(served), height - 26, "served"))
-    shapes.append(label(x(served), top - 12, "through the services", anchor="middle", kind="note"))
+    anchor = "start" if x(served) < (_LEFT + _RIGHT) / 2 else "end"  # clear of what is beside it
+    told_served = f"{served_name}: {served:.3f}"
+    shapes.append(label(x(served), top - 12, told_served, anchor=anchor, kind="note"))
     for number, row in enumerate(rows):
         y = top + row_height * (number + 0.5)
         spread = f" ± {row.deviation:.3f}" if row.deviation else ""
@@ -63,7 +67,7 @@ def comparison(name: str, metric: str, rows: Sequence[Estimate], served: float) 
         shapes.append(dot(x(row.mean), y, 5, row.kind, f"{row.name}: {row.mean:.4f}{spread}"))
         shapes.append(label(_RIGHT + 14, y + 4, f"{row.mean:.3f}{spread}", kind="value"))
     told = ", ".join(f"{row.name} {row.mean:.3f}" for row in rows)
-    return picture(height, name, f"Through the services {served:.3f}; offline: {told}.", *shapes)
+    return picture(height, name, f"{told_served}; offline study: {told}.", *shapes)
 
 
 def histogram(name: str, values: NDArray[np.float64], unit: str, kind: str) -> str:

@@ -79,7 +79,12 @@ def demo(
     require_measurable(cases)
     with LocalStack(checkpoint, out / "logs", console) as stack:
         at = stack.addresses
-        console.print(f"context service {at.context}, crossing service {at.crossing}, {at.store}")
+        console.print(
+            f"context service   {at.context}\n"
+            f"crossing service  {at.crossing}\n"
+            f"store             {at.store}",
+            highlight=False,
+        )
         try:
             replayed = asyncio.run(_while_running(stack, _replay(at, cases, concurrency, console)))
         except Exception:
@@ -117,7 +122,11 @@ def demo(
     tell_story(story, console)
     print_summary(summary, concurrency, console)
     require_equal_quality(summary.tasks)
-    console.print(f"\n{out / 'summary.json'} and {out / 'report.html'} written", highlight=False)
+    console.print(
+        f"\n{out / 'summary.json'} and {out / 'report.html'} written",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 async def _while_running(stack: LocalStack, work: Coroutine[Any, Any, Replay]) -> Replay:

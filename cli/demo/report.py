@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from html import escape
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cli.counted import counted
 from cli.demo.charts import (
     TimelinePoint,
     comparison,
@@ -25,7 +27,9 @@ from cli.demo.story import (
     Story,
     hits_sentence,
     pool_sentence,
+    recent_title,
     stars,
+    top_title,
 )
 from cli.demo.study import Study
 from cli.demo.style import STYLE
@@ -85,7 +89,7 @@ def _header(summary: Summary) -> str:
         (f"{summary.users:,}", "users encoded and ranked"),
         (f"{summary.candidates:,}", "candidates scored"),
         (f"{summary.tasks['watch'].auc:.3f}", "AUC of watch, through the services"),
-        (f"{share:.1%}", "of dense bf16 keys and values stored, mean over users"),
+        (_percent(share), "of the bytes of dense bf16 keys and values, all users together"),
         (f"{summary.score_ms_p50:.1f} ms", "median score request"),
         (f"{summary.requests_per_s:,.0f} / s", "requests, encodes and scores"),
     )
@@ -96,14 +100,14 @@ def _header(summary: Summary) -> str:
     return (
         "<header>\n<h1>Histories encoded once, candidates crossed with what was stored</h1>\n"
         '<p class="lead">MovieLens 100K through a context service, a Valkey store and a crossing '
-        "service: three processes that share nothing but the store. Every figure on this page was "
-        "measured in one run of <code>crosskv demo</code>, except the offline study that is marked "
-        f'as one.</p>\n<ul class="tiles">{items}</ul>\n</header>'
+        "service: two services that share only the store and the checkpoint. Every figure on this "
+        "page was measured in one run of <code>crosskv demo</code>, except the offline study that "
+        f'is marked as one.</p>\n<ul class="tiles">{items}</ul>\n</header>'
     )
 
 
 def _story_section(story: Story) -> str:
-    history = "".join(_history_row(action) for action in reversed(story.recent))
+    history = "".join(_history_row(action) for action in story.recent)
     ranking = "".join(_ranking_row(number, item) for number, item in enumerate(story.top, start=1))
     return _section(
         f"User {story.actions.user}",
@@ -111,11 +115,17 @@ def _story_section(story: Story) -> str:
         f"{LEAST_HELD_OUT} films held out if there are any. Each dot is a rating in time order; "
         "dashed lines are breaks of more than six hours.",
         _figure(timeline("Ratings in time order", _points(story), _sessions(story), story.cut)),
-        _key((("quiet", "encoded history"), ("warm", "held out"), ("good", "held out and liked"))),
-        "<h3>Ranked on top</h3>",
+        _key(
+            (
+                ("quiet", "encoded history"),
+                ("warm", "held out, rated 1 to 3"),
+                ("good", "held out, rated 4 or 5"),
+            )
+        ),
+        f"<h3>{top_title(story)}</h3>",
         f"<p>{escape(pool_sentence(story))} {escape(hits_sentence(story))}</p>",
         _table(("#", "film", "watch", "#like", "afterwards"), ranking),
-        f"<h3>The last {len(story.recent)} actions before that</h3>",
+        f"<h3>Before that: {recent_title(story)}</h3>",
         _table(("day", "film", "rating"), history),
     )
 
@@ -146,14 +156,14 @@ def _history_row(action: PastAction) -> str:
 
 
 def _ranking_row(number: int, item: RankedItem) -> str:
-    outcome = '<span class="hint">not watched</span>'
+    outcome = f'<span class="hint">{item.outcome}</span>'
     if item.rating is not None:
         kind = "liked" if item.rating >= LIKED else "watched"
         outcome = f'<span class="{kind}">{item.outcome}</span> {_stars(item.rating)}'
     return (
         f'<tr><td class="number">{number}</td><td>{escape(item.title)}</td>'
         f'<td class="meter">{item.watch:.3f} {_meter(item.watch)}</td>'
-        f'<td class="number">{item.like:.3f}</td><td>{outcome}</td></tr>'
+        f'<td class="number">{item.like:.3f}</td><td class="outcome">{outcome}</td></tr>'
     )
 
 
@@ -192,10 +202,16 @@ def _study_parts(study: Study | None, summary: Summary) -> list[str]:
         return ["<p>The checkpoint came without a study of its own to compare with.</p>"]
     shuffled = ", ".join(f"{task} {auc:.3f}" for task, auc in study.shuffled_auc.items())
     parts = [
-        "<h3>Beside its twins</h3>",
+        "<h3>Compared with other models</h3>",
         "<p>Dots are the offline study that came with the checkpoint: mean over "
-        f"{study.seeds} seeds on all users, bars one standard deviation. The dashed line is this "
-        f"run's {summary.users:,} users through the services, so it need not meet a dot. A control "
+        f"{study.seeds} seeds on all users, bars one standard deviation. Trained in the same way: "
+        "collective is the kind of model served here; dense keeps plain keys and values, so the "
+        "distance to it is what the compression costs; no context sees no history. Item popularity "
+        "and item mean rating are baselines that know nothing of the user.</p>",
+        f"<p>The dashed line is this run: one seed, {counted(summary.users, 'user')}. Where it "
+        "lies left or right of a dot, seed and users differ; how the services do on the same users "
+        "is in the table above.</p>",
+        "<p>A control "
         "for leaks: on items and ratings dealt out anew before the cases were cut, where there is "
         f"nothing to learn, the same model reaches an AUC of {shuffled}; 0.5 is chance.</p>",
     ]
@@ -203,7 +219,13 @@ def _study_parts(study: Study | None, summary: Summary) -> list[str]:
         parts.append(f"<h3>{task}</h3><p class='hint'>{escape(_TASK_QUESTIONS[task])}</p>")
         for metric, served in (("auc", figures.auc), ("gauc", figures.gauc)):
             estimates = study.estimates[task, metric]
-            chart = comparison(f"Compared: {task}", metric.upper(), estimates, served)
+            chart = comparison(
+                f"Compared: {task}",
+                metric.upper(),
+                estimates,
+                served,
+                f"this run, {counted(summary.users, 'user')}",
+            )
             parts.append(_figure(chart))
     return parts
 
@@ -214,11 +236,12 @@ def _size_section(source: ReportInput) -> str:
     bars = (("dense bf16", dense, "quiet"), ("stored", stored, "brand"))
     return _section(
         "Bytes stored for a user",
-        f"Mean over {summary.users:,} users: the stored value, header and page padding included, "
-        f"takes {kilobytes(stored)} instead of the {kilobytes(dense)} of the same history as dense "
-        f"bf16 keys and values, which is {stored / dense:.2%}. Header and padding weigh more on a "
-        f"short history: of the worst user {source.stored_share.max():.2%} are stored, of the "
-        f"median one {np.median(source.stored_share):.2%}.",
+        f"Mean over {counted(summary.users, 'user')}: the stored value, header and page padding "
+        f"included, takes {kilobytes(stored)} instead of the {kilobytes(dense)} of the same "
+        f"history as dense bf16 keys and values: {_percent(stored / dense)} of the bytes, all "
+        "users together. Header and padding weigh more on a short history: "
+        f"worst user {_percent(source.stored_share.max())}, "
+        f"median user {_percent(np.median(source.stored_share))}.",
         _figure(size_bars("Bytes a user", bars)),
     )
 
@@ -226,7 +249,8 @@ def _size_section(source: ReportInput) -> str:
 def _latency_section(source: ReportInput) -> str:
     return _section(
         "Latency",
-        f"Measured by the client around each call with {source.concurrency} requests in flight, "
+        "Measured by the client around each call with "
+        f"{counted(source.concurrency, 'request')} in flight, "
         "all processes on the machine below; waiting for others in flight and the first, cold "
         "request included. The score requests are the first after the encode, so each fetches its "
         "entry from the store.",
@@ -244,10 +268,14 @@ def _facts_section(facts: Mapping[str, str]) -> str:
     )
     return _section(
         "What it ran on",
-        "Figures of a small machine that runs client, services and store together: they tell that "
+        "Figures of one machine that runs client, services and store together: they tell that "
         "it works and what it costs here, not what a cluster would do.",
         f'<div class="scroll"><table>{rows}</table></div>',
     )
+
+
+def _percent(share: float | np.floating[Any]) -> str:
+    return f"{100 * share:.2f} %"
 
 
 def _section(title: str, lead: str, *parts: str) -> str:

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from sklearn.metrics import roc_auc_score
 
+from cli.counted import counted
 from training.cases import LIKED, RankingCase
 from training.movielens import MovieLens, UserActions
 
@@ -42,7 +43,7 @@ class RankedItem:
     def outcome(self) -> str:
         """What became of it, in words."""
         if self.rating is None:
-            return ""
+            return "not watched"
         return "watched and liked" if self.rating >= LIKED else "watched"
 
 
@@ -54,6 +55,7 @@ class Story:
     cut: int
     """Actions in the encoded history."""
     recent: list[PastAction]
+    """The last of them, newest first."""
     top: list[RankedItem]
     ranked: int
     """Candidates of the request."""
@@ -85,9 +87,9 @@ def make_story(data: MovieLens, case: RankingCase, scores: NDArray[np.float32]) 
         [
             PastAction(data.titles[item], rating, _day(time_s))
             for item, rating, time_s in zip(
-                actions.item_ids[:cut][-RECENT:].tolist(),
-                actions.ratings[:cut][-RECENT:].tolist(),
-                actions.times_s[:cut][-RECENT:].tolist(),
+                actions.item_ids[:cut][: -RECENT - 1 : -1].tolist(),
+                actions.ratings[:cut][: -RECENT - 1 : -1].tolist(),
+                actions.times_s[:cut][: -RECENT - 1 : -1].tolist(),
                 strict=True,
             )
         ],
@@ -120,24 +122,34 @@ def tell_story(story: Story, console: Console) -> None:
     ranking.add_column("like", justify="right")
     ranking.add_column("what happened then")
     for number, item in enumerate(story.top, start=1):
-        outcome = f"{item.outcome} {stars(item.rating)}" if item.rating else ""
+        outcome = f"{item.outcome} {stars(item.rating)}" if item.rating else item.outcome
         style = "green" if item.rating and item.rating >= LIKED else ""
         ranking.add_row(
             str(number), item.title, f"{item.watch:.3f}", f"{item.like:.3f}", outcome, style=style
         )
-    last = f"the last {len(story.recent)} of {story.cut} actions"
-    console.print(f"\n[bold]User {story.actions.user}: {last}", highlight=False)
+    console.print(f"\n[bold]User {story.actions.user}: {recent_title(story)}", highlight=False)
     console.print(history)
+    console.print(f"[bold]{top_title(story)}", highlight=False)
     console.print(pool_sentence(story), highlight=False, soft_wrap=True)
     console.print(ranking)
     console.print(f"{hits_sentence(story)}\n", highlight=False, soft_wrap=True)
 
 
+def recent_title(story: Story) -> str:
+    """What stands over the last actions."""
+    return f"the last {len(story.recent)} of {counted(story.cut, 'encoded action')}, newest first"
+
+
+def top_title(story: Story) -> str:
+    """What stands over the ranking."""
+    return f"Top {len(story.top)}"
+
+
 def pool_sentence(story: Story) -> str:
     """What was ranked."""
     return (
-        f"Ranked: {story.ranked} films not rated by then, {story.watched} of them those the user "
-        "went on to watch, the others never rated and drawn by popularity."
+        f"{counted(story.ranked, 'film')} not rated by then, {story.watched} of them those the "
+        "user went on to watch, the others never rated and drawn by popularity."
     )
 
 

@@ -20,7 +20,7 @@ _SHOWN = (Variant.COLLECTIVE, Variant.DENSE, Variant.NO_CONTEXT)
 
 @dataclass(frozen=True)
 class Study:
-    """Quality of the model, its twins and the baselines."""
+    """Quality of the model, of those it is compared with and of the baselines."""
 
     seeds: int
     """Runs behind each mean."""

@@ -38,12 +38,13 @@ section { background: var(--card); border: 1px solid var(--rule); border-radius:
 table { border-collapse: collapse; width: 100%; font-size: .9375rem;
   font-variant-numeric: tabular-nums; }
 th { text-align: left; font-weight: 600; color: var(--soft); font-size: .8125rem; }
-th, td { padding: .4rem .6rem .4rem 0; border-bottom: 1px solid var(--rule);
+th, td { padding: .4rem 1.25rem .4rem 0; border-bottom: 1px solid var(--rule);
   vertical-align: middle; }
+th:last-child, td:last-child { padding-right: 0; }
 tr:last-child td { border-bottom: 0; }
 .number { text-align: right; white-space: nowrap; }
-.meter { width: 38%; white-space: nowrap; }
-.meter svg { display: inline-block; width: calc(100% - 4rem); height: .7rem; margin: 0 0 0 .5rem;
+.meter, .outcome { white-space: nowrap; }
+.meter svg { display: inline-block; width: 5rem; height: .7rem; margin: 0 0 0 .5rem;
   vertical-align: -.05em; }
 .stars { color: var(--warm); white-space: nowrap; }
 .liked { color: var(--good); font-weight: 600; white-space: nowrap; }
@@ -71,7 +72,6 @@ footer { color: var(--soft); font-size: .8125rem; margin-top: 1.5rem; }
 @media (max-width: 44rem) {
   main { padding: 1.5rem .75rem 2rem; }
   section { padding: 1.1rem 1rem; }
-  .meter { width: auto; }
   .meter svg { display: none; }
   figure svg { min-width: 36rem; }
 }

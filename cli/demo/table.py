@@ -5,6 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
+from cli.counted import counted
 from cli.demo.charts import kilobytes
 from cli.demo.summary import Summary
 
@@ -22,7 +23,7 @@ def print_summary(summary: Summary, concurrency: int, console: Console) -> None:
     console.print(quality)
 
     console.print(
-        f"[bold]Latency: {concurrency} requests in flight, everything on this machine",
+        f"[bold]Latency: {counted(concurrency, 'request')} in flight, everything on this machine",
         highlight=False,
     )
     costs = Table()
@@ -37,9 +38,11 @@ def print_summary(summary: Summary, concurrency: int, console: Console) -> None:
     console.print(costs)
     stored, dense = summary.stored_bytes_per_user, summary.dense_bytes_per_user
     console.print(
-        f"{summary.users:,} users, {summary.requests:,} requests, "
-        f"{summary.candidates:,} candidates: {summary.requests_per_s:,.0f} requests/s\n"
-        f"stored a user: {kilobytes(stored)}; as dense bf16: {kilobytes(dense)} "
-        f"({stored / dense:.2%}), mean over users",
+        f"{counted(summary.users, 'user')}, {counted(summary.candidates, 'candidate')}, "
+        f"{summary.requests:,} requests: {summary.requests_per_s:,.0f} requests/s, encodes and "
+        "scores together\n"
+        f"stored: {kilobytes(stored)} a user on average, dense bf16 {kilobytes(dense)}: "
+        f"{100 * stored / dense:.2f} % of all bytes",
         highlight=False,
+        soft_wrap=True,
     )

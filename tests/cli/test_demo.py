@@ -78,8 +78,8 @@ def test_summary_has_the_agreed_keys_and_consistent_figures(shown: tuple[str, Pa
 
 def test_the_terminal_tells_story_and_figures(shown: tuple[str, Path]) -> None:
     output, _ = shown
-    assert "the last 10 of 24 actions" in output
-    assert "Ranked: 12 films not rated by then, 6 of them those the user went on to watch" in output
+    assert "the last 10 of 24 encoded actions, newest first" in output
+    assert "\n12 films not rated by then, 6 of them those the user went on to watch" in output
     assert len(re.findall(r"│ +\d+ │ Film <\d+> & Co", output)) == 10
     assert re.search(
         r"Of the 10 on top, the user then watched \d and liked \d; a blind pick would hit 5\.0",
@@ -90,8 +90,9 @@ def test_the_terminal_tells_story_and_figures(shown: tuple[str, Path]) -> None:
         "encode a history",
         "p99",
         "requests/s",
-        "as dense bf16",
-        "mean over users",
+        "encodes and scores together",
+        "a user on average, dense bf16",
+        "% of all bytes",
     ):
         assert words in output
 
@@ -132,8 +133,13 @@ def test_report_is_one_page_that_fetches_nothing(shown: tuple[str, Path]) -> Non
         told = picture.get("role") == "img" and picture.get("aria-label")
         assert told or picture.get("aria-hidden") == "true"
     assert "Film &lt;" in text
-    assert re.search(r"of the worst user \d+\.\d\d% are stored", text)
+    assert re.search(r"worst user \d+\.\d\d %, median user \d+\.\d\d %", text)
     assert "<Film" not in text
+    assert re.search(r">Before that: the last 10 of 24 encoded actions, newest first<", text)
+    for table in (text, shown[0]):
+        days = re.findall(r"\b1997-\d\d-\d\d\b|\b1998-\d\d-\d\d\b", table)
+        assert len(days) == 10
+        assert days == sorted(days, reverse=True)
     assert "nan" not in text.lower().split()
 
 

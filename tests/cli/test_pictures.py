@@ -38,7 +38,7 @@ def test_ticks_are_round_and_inside(low: float, high: float, expected: list[floa
 
 def test_comparison_places_means_deviations_and_the_served_value() -> None:
     rows = [Estimate("a <b>", 0.80, 0.01, "brand"), Estimate("c", 0.70, 0.0, "quiet")]
-    picture = comparison("Compared", "AUC", rows, served=0.75)
+    picture = comparison("Compared", "AUC", rows, 0.75, "this run, 9 users")
     (first,), (second,) = shapes(picture, "circle", "brand"), shapes(picture, "circle", "quiet")
     (whisker,) = shapes(picture, "line", "whisker")  # none without a deviation
     (served,) = shapes(picture, "line", "served")
@@ -47,6 +47,7 @@ def test_comparison_places_means_deviations_and_the_served_value() -> None:
     assert float(served["x1"]) == pytest.approx(x[0] + 0.05 * scale, abs=0.02)
     assert float(whisker["x2"]) - float(whisker["x1"]) == pytest.approx(0.02 * scale, abs=0.02)
     assert "a &lt;b&gt;" in picture
+    assert ">this run, 9 users: 0.750<" in picture
 
 
 def test_histogram_counts_every_value() -> None:
