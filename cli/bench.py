@@ -27,18 +27,19 @@ def rpc(out: Out = RESULTS / "rpc.json") -> None:
     from benchmarks.rpc import bench_rpc  # noqa: PLC0415  imports torch
 
     record = bench_rpc(out)
-    table = Table(
-        title=f"{record['candidates']} candidates, {record['concurrency']} requests in flight: "
-        f"{record['request_bytes']:,} bytes in, {record['reply_bytes']:,} out",
-        expand=False,
+    title = (
+        f"{record['candidates']} candidates, {record['concurrency']} requests in flight: "
+        f"{record['request_bytes']:,} bytes in, {record['reply_bytes']:,} out"
     )
+    table = Table(expand=False)
     table.add_column("server")
     for name in ("median of the rounds", "rounds"):
         table.add_column(name, justify="right")
     for name, median in record["median_requests_per_s"].items():
         rounds = ", ".join(f"{rate:,}" for rate in record["requests_per_s"][name])
         table.add_row(name, f"{median:,} requests/s", rounds)
-    _show(table, f"ratio {record['ratio']:.2f}, target at least {record['target_ratio']:.2f}", out)
+    ratio = f"ratio {record['ratio']:.2f}, target at least {record['target_ratio']:.2f}"
+    _show(title, table, ratio, out)
 
 
 @bench.command()
@@ -52,10 +53,8 @@ def codec(out: Out = RESULTS / "codec.json") -> None:
     from benchmarks.codec import bench_codec  # noqa: PLC0415  imports torch
 
     record = bench_codec(out)
-    table = Table(
-        title=f"{record['tokens']:,} tokens, {record['layers']} layers, {record['runs']:,} runs",
-        expand=False,
-    )
+    title = f"{record['tokens']:,} tokens, {record['layers']} layers, {record['runs']:,} runs"
+    table = Table(expand=False)
     table.add_column("what")
     for name in ("bytes", "median", "90th percentile", "target"):
         table.add_column(name, justify="right")
@@ -66,10 +65,11 @@ def codec(out: Out = RESULTS / "codec.json") -> None:
         f"{row['model']} {row['form']}, {row['tokens']:,} tokens: {row['percent_of_dense']:g} %"
         for row in record["sizes"]
     ]
-    _show(table, "stored, of dense bf16:\n  " + "\n  ".join(sizes), out)
+    _show(title, table, "stored, of dense bf16:\n  " + "\n  ".join(sizes), out)
 
 
-def _show(table: Table, below: str, out: Path) -> None:
+def _show(title: str, table: Table, below: str, out: Path) -> None:
     console = Console()
+    console.print(title, highlight=False)
     console.print(table)
     console.print(f"{below}\n{out} written", highlight=False)

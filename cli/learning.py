@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cli.checkpoint import DEFAULT_CHECKPOINT, require_checkpoint
+from cli.counted import counted
 from cli.movielens_user import Data, require_movielens_model
 from cli.program import program
 
@@ -71,9 +72,11 @@ def evaluate(
     cases = CaseSampler(load_movielens(data)).test_cases()
     console = Console()
     torch.set_num_threads(OFFLINE_THREADS)
-    with console.status(f"scoring {len(cases):,} users"):
+    with console.status(f"scoring {counted(len(cases), 'user')}"):
         metrics = evaluate_offline(loaded, cases)
-    table = Table(title=f"{checkpoint}: {len(cases):,} users, held-out part", expand=False)
+    users = counted(len(cases), "user")
+    console.print(f"{checkpoint}: {users}, held-out part", highlight=False, markup=False)
+    table = Table(expand=False)
     for name in ("task", "AUC", "GAUC", "LogLoss"):
         table.add_column(name, justify="left" if name == "task" else "right")
     for task, figures in metrics.items():

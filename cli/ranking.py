@@ -99,7 +99,8 @@ def rank(
     console = Console()
     shown = min(top, len(candidates))
     console.print(
-        f"[bold]user {escape(user)}: {shown} of {counted(len(candidates), 'candidate')} by {by}",
+        f"[bold]user {escape(user)}: {shown} of {counted(len(candidates), 'candidate')} "
+        f"by {escape(by)}",
         highlight=False,
     )
     console.print(_table(candidates, titles, reply, by, top))

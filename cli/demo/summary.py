@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from cli.counted import counted
 from cli.demo.replay import Replay
 from cli.failure import CommandError
 
@@ -110,7 +111,7 @@ def require_measurable(cases: Sequence[RankingCase]) -> None:
     for task, users in labels.items():
         if not any(user.any() and not user.all() for user in users):
             raise CommandError(
-                f"{task} cannot be measured on {len(cases)} users: none of them has both a hit "
+                f"{task} cannot be measured on {counted(len(cases), 'user')}: none has both a hit "
                 "and a miss held out; take more with --users, or more data with --data"
             )
 
