@@ -18,7 +18,9 @@ class ItemListConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: Literal["list"] = "list"
+    kind: Literal["list"] = Field(
+        default="list", description="tells the two apart; never left out of `config.json`"
+    )
     count: int = Field(ge=1, description="known items; their ids lie in the checkpoint")
 
 
@@ -27,8 +29,12 @@ class ItemHashConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: Literal["hash"] = "hash"
-    tables: int = Field(default=2, ge=1, le=8)
+    kind: Literal["hash"] = Field(
+        default="hash", description="tells the two apart; never left out of `config.json`"
+    )
+    tables: int = Field(
+        default=2, ge=1, le=8, description="tables an id is hashed into; its rows are summed"
+    )
     rows: int = Field(ge=1, description="rows in each table")
 
 
@@ -41,27 +47,71 @@ class ModelConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    embed_dim: int = Field(ge=1)
-    layers: int = Field(ge=1, le=255)
-    heads: int = Field(ge=1)
-    kv_heads: int = Field(ge=1)
-    head_dim: int = Field(ge=1)
-    ffn_dim: int = Field(ge=1)
-    tasks: tuple[str, ...] = Field(min_length=1)
-    action_types: tuple[str, ...] = Field(min_length=1)
-    surfaces: tuple[str, ...] = Field(default=("default",), min_length=1)
-    feature_dim: int = Field(default=0, ge=0, description="dense candidate features; 0: none")
-    items: ItemListConfig | ItemHashConfig = Field(discriminator="kind")
-    max_history: int = Field(default=1024, ge=1, le=1 << 20)
+    embed_dim: int = Field(ge=1, description="E: width of the residual stream, in numbers")
+    layers: int = Field(ge=1, le=255, description="L: transformer layers, shared by both passes")
+    heads: int = Field(ge=1, description="H: query heads; a multiple of `kv_heads`")
+    kv_heads: int = Field(ge=1, description="G: key and value heads, shared by H / G query heads")
+    head_dim: int = Field(ge=1, description="D: numbers in a head's query, key and value")
+    ffn_dim: int = Field(ge=1, description="inner width of the feed-forward block, in numbers")
+    tasks: tuple[str, ...] = Field(
+        min_length=1, description="names of what is predicted, each once; a score in (0, 1) each"
+    )
+    action_types: tuple[str, ...] = Field(
+        min_length=1, description="names of what users do, each once; an action is sent as an index"
+    )
+    surfaces: tuple[str, ...] = Field(
+        default=("default",),
+        min_length=1,
+        description="names of the places where items are shown; sent as an index",
+    )
+    feature_dim: int = Field(
+        default=0, ge=0, description="dense features of each candidate, in numbers; 0: none"
+    )
+    items: ItemListConfig | ItemHashConfig = Field(
+        discriminator="kind", description="how item ids become rows of the item embedding"
+    )
+    max_history: int = Field(
+        default=1024,
+        ge=1,
+        le=1 << 20,
+        description="most actions of a user in an entry; an encode keeps the newest",
+    )
 
-    kv: Literal["collective", "dense"] = "collective"
-    router: Literal["separate", "tied"] = "separate"
-    slices: Literal["plain", "coded"] = "plain"
-    pool_rows: int = Field(default=256, ge=1, le=1 << 16)
-    slice_dims: int = Field(default=1, ge=0, le=16)
-    code_vectors: int = Field(default=16, ge=1, le=256)
-    entry_dtype: Literal["bfloat16", "float32", "float64"] = "bfloat16"
-    page_tokens: int = Field(default=128, ge=16, multiple_of=16)
+    kv: Literal["collective", "dense"] = Field(
+        default="collective",
+        description="history K and V: pool rows with a slice of the user's own, or plain; "
+        "dense ignores the router, slice, pool and code fields",
+    )
+    router: Literal["separate", "tied"] = Field(
+        default="separate", description="a pool index for each of K and V, or one for both"
+    )
+    slices: Literal["plain", "coded"] = Field(
+        default="plain",
+        description="user slices in `entry_dtype`, or a code vector (K) and int8 (V); "
+        "coded needs router tied",
+    )
+    pool_rows: int = Field(
+        default=256, ge=1, le=1 << 16, description="P: rows of each layer's K pool and V pool"
+    )
+    slice_dims: int = Field(
+        default=1,
+        ge=0,
+        le=16,
+        description="U: numbers of K and of V a token keeps for itself in each layer, below D; "
+        "the pool gives the other D - U of every head",
+    )
+    code_vectors: int = Field(
+        default=16, ge=1, le=256, description="N_b: code vectors for K slices; only if coded"
+    )
+    entry_dtype: Literal["bfloat16", "float32", "float64"] = Field(
+        default="bfloat16", description="stored dtype of plain slices and of dense K and V"
+    )
+    page_tokens: int = Field(
+        default=128,
+        ge=16,
+        multiple_of=16,
+        description="tokens in a page; an entry is padded to whole pages",
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
