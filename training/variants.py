@@ -30,7 +30,7 @@ class Variant(StrEnum):
         return "dense" if self is Variant.DENSE else "collective"
 
     def config(self, items: int) -> ModelConfig:
-        """The model: under 3 % of dense bf16 in the store, 1 MB of weights."""
+        """The model; docs/results.md says how small its entries are beside dense bf16."""
         return ModelConfig(
             embed_dim=64,
             layers=2,
