@@ -54,7 +54,9 @@ def up(
                 "[bold]In another terminal, in this directory:[/]\n"
                 f"  {program()} encode --user 42\n"
                 f"  {program()} rank --user 42 --top 10\n"
-                f"  {program()} inspect --user 42\n\n"
+                f"  {program()} inspect --user 42\n"
+                "With a model of your own: encode --user NAME --actions FILE, "
+                "rank --user NAME --items ID,ID\n\n"
                 "Ctrl-C stops all three.",
                 title="CrossKV is up",
                 expand=False,

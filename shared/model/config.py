@@ -132,7 +132,11 @@ class ModelConfig(BaseModel):
                 )
             if self.slice_dims == 0:
                 raise ValueError("slices: 'coded' needs slice_dims of at least 1")
-        for name, values in (("tasks", self.tasks), ("action_types", self.action_types)):
+        for name, values in (
+            ("tasks", self.tasks),
+            ("action_types", self.action_types),
+            ("surfaces", self.surfaces),
+        ):
             if len(set(values)) != len(values):
                 raise ValueError(f"{name}: {values} holds a name twice")
         return self

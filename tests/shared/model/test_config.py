@@ -21,6 +21,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a task twice": ({"tasks": ("a", "a")}, "holds a name twice"),
     "an action type twice": ({"action_types": ("v", "w", "v")}, "holds a name twice"),
+    "a surface twice": ({"surfaces": ("home", "home")}, "holds a name twice"),
     "no tasks": ({"tasks": ()}, "tasks"),
     "page of no whole tile": ({"page_tokens": 24}, "page_tokens"),
     "more rows than u16": ({"pool_rows": 65537}, "pool_rows"),
