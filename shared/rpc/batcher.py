@@ -108,6 +108,8 @@ class Batcher(Generic[Work, Result]):
         self._closing = True
         await self._idle.wait()
         self._handover.put(None)
+        # A thread that used torch and is still alive when the interpreter ends aborts the process.
+        self._thread.join()
 
     def _start_batch(self) -> None:
         batch = self._take_batch()

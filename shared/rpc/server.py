@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any
+from typing import Any, NoReturn
 
 import grpc
 import structlog
@@ -24,8 +25,11 @@ EX_CONFIG = 78
 _log = structlog.get_logger()
 
 
-def run_service(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Run a service's `main` on uvloop; a deployment error ends as one message and status 78."""
+def run_service(main: Callable[[], Coroutine[Any, Any, None]]) -> NoReturn:
+    """Run a service's `main` on uvloop and end the process with 0; does not return.
+
+    A deployment error ends as one message and status 78.
+    """
     # A process that is PID 1 of its container drops signals it has no handler for.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
     try:
@@ -33,6 +37,11 @@ def run_service(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
     except (SettingsError, CrossKVError) as error:
         sys.stderr.write(f"cannot start: {error}\n")
         raise SystemExit(EX_CONFIG) from error
+    # All is drained and closed. The interpreter's own end is skipped: it stops daemon threads
+    # wherever they are, and gRPC's poller is one in C++, where that once ended in SIGABRT.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 async def serve(
