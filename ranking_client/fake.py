@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from crosskv.v1 import context_pb2
 from ranking_client import requests
 from ranking_client.client import LoadHistory, seconds
-from ranking_client.proofs import prove_actions, prove_candidates, prove_user
+from ranking_client.proofs import prove_actions, prove_candidates
 from ranking_client.records import (
     Actions,
     ContextDescription,
@@ -32,6 +32,7 @@ from shared.errors import (
     KVMissError,
     MissCause,
 )
+from shared.rpc.user_id import prove_user_id
 
 ScoreScript = Callable[[str, Actions, NDArray[np.uint64]], Mapping[str, ArrayLike]]
 """Scores [candidates] by task, from a user, the history that was encoded, and item ids."""
@@ -237,7 +238,7 @@ class FakeRankingClient:
             seconds(timeout_s)
         if method != "describe_model":
             requests.user_request(context_pb2.DescribeContextRequest, user_id)
-            prove_user(user_id)
+            prove_user_id(user_id)
         if self._failures:
             raise self._failures.popleft()
 

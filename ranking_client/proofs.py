@@ -11,15 +11,6 @@ from ranking_client.records import Actions, ModelDescription, floats, integers
 from shared.errors import InvalidFieldError, ModelMismatchError
 from shared.rpc.times import LATEST_S
 
-MAX_USER_BYTES = 256
-
-
-def prove_user(user_id: str) -> None:
-    """Raise InvalidFieldError unless the id is 1 to 256 bytes."""
-    size = len(user_id.encode(errors="surrogatepass"))
-    if not 1 <= size <= MAX_USER_BYTES:
-        raise InvalidFieldError("user_id", f"{size} bytes; send 1 to {MAX_USER_BYTES}")
-
 
 def prove_actions(actions: Actions, model: ModelDescription) -> None:
     """Raise InvalidFieldError for actions that EncodeContext and AppendActions refuse."""

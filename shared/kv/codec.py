@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from shared.errors import KVMissError, MissCause
 from shared.kv.layout import ALIGNMENT, EntryLayout
+from shared.rpc.user_id import MAX_USER_BYTES
 
 FORMAT_VERSION = 1
 MARKER = b"\x99\xa4CKV" + bytes([FORMAT_VERSION])
@@ -31,8 +32,6 @@ ORDER = slice(9, 21)
 
 HEADER_LIMIT = 336
 """Bytes; the header of a 256-byte user id with every integer at its widest."""
-
-MAX_USER_BYTES = 256
 
 _LENGTH_AT = 6
 _DIGEST = slice(23, 31)

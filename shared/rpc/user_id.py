@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from shared.errors import InvalidFieldError
-from shared.kv.codec import MAX_USER_BYTES
+
+MAX_USER_BYTES = 256
 
 
 def prove_user_id(user_id: str) -> str:
