@@ -54,12 +54,11 @@ class Batcher(Generic[Work, Result]):
         self._max_batch_cost = max_batch_cost
         self._max_queue = max_queue
         self._queue: deque[_Pending[Work, Result]] = deque()
+        self._loop = asyncio.get_running_loop()
         # A bare thread and queue: an executor's futures wake both threads more often, and a thread
         # hand-over is the largest part of what a call costs beside gRPC (`crosskv bench rpc`).
         self._handover: SimpleQueue[list[_Pending[Work, Result]] | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
-        self._thread.start()
-        self._loop = asyncio.get_running_loop()
         self._running = False
         self._idle = asyncio.Event()
         self._idle.set()
@@ -70,6 +69,7 @@ class Batcher(Generic[Work, Result]):
         self._batch_cost = BATCH_COST.labels(name)
         self._wait_seconds = STAGE_SECONDS.labels(f"{name}_queue")
         self._run_seconds = STAGE_SECONDS.labels(f"{name}_run")
+        self._thread.start()
 
     async def submit(self, work: Work, deadline: Deadline) -> Result:
         """Run `work` in the next batch; cancelling takes it out of the queue.
