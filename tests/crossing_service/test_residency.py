@@ -96,14 +96,19 @@ async def test_a_cancelled_request_does_not_stop_the_fetch_of_others() -> None:
     assert lease.entry.pins == 0
 
 
-async def test_a_fetch_that_everyone_left_still_fills_the_cache() -> None:
-    house = House()
-    await house.publish("u")
+async def abandoned_fetch(house: House) -> None:
+    """A trip under way, its answer held back, whose only caller has gone."""
     house.store.gate.clear()
     task = asyncio.create_task(acquire(house))
     await begun()
     task.cancel()
     await begun()
+
+
+async def test_a_fetch_that_everyone_left_still_fills_the_cache() -> None:
+    house = House()
+    await house.publish("u")
+    await abandoned_fetch(house)
     [trip] = house.residency._trips.values()
     house.store.gate.set()
     entry = (await trip.task).entry
@@ -115,11 +120,7 @@ async def test_a_fetch_that_everyone_left_still_fills_the_cache() -> None:
 
 async def test_a_failed_fetch_that_everyone_left_is_forgotten() -> None:
     house = House()
-    house.store.gate.clear()
-    task = asyncio.create_task(acquire(house))
-    await begun()
-    task.cancel()
-    await begun()
+    await abandoned_fetch(house)
     house.store.gate.set()
     await begun(10)
     await house.publish("u")
@@ -396,11 +397,7 @@ async def test_what_a_trip_brought_stays_until_all_who_joined_have_it() -> None:
 async def test_close_breaks_off_what_is_under_way() -> None:
     house = House()
     await house.publish("u")
-    house.store.gate.clear()
-    task = asyncio.create_task(acquire(house))
-    await begun()
-    task.cancel()
-    await begun()
+    await abandoned_fetch(house)
     await house.residency.close()
     house.store.gate.set()
     await begun(10)
