@@ -57,8 +57,8 @@ def announced(addresses: Addresses) -> Iterator[None]:
     require_no_stack()
     STATE_FILE.parent.mkdir(parents=True, exist_ok=True)
     state = {"pid": os.getpid(), "started": psutil.Process().create_time(), **asdict(addresses)}
-    STATE_FILE.write_text(json.dumps(state, indent=2) + "\n")
     try:
+        STATE_FILE.write_text(json.dumps(state, indent=2) + "\n")
         yield
     finally:
         STATE_FILE.unlink(missing_ok=True)

@@ -43,30 +43,31 @@ def up(
     require_no_stack()
     console = Console()
     ports = WantedPorts(context_port, crossing_port, store_port)
-    with LocalStack(checkpoint, LOGS, console, ports) as stack, announced(stack.addresses):
-        at = stack.addresses
-        console.print(
-            Panel(
-                f"context service   {at.context}, {at.context_metrics}\n"
-                f"crossing service  {at.crossing}, {at.crossing_metrics}\n"
-                f"store             {at.store}\n"
-                f"checkpoint        {checkpoint}\n\n"
-                "[bold]In another terminal, in this directory:[/]\n"
-                f"  {program()} encode --user 42\n"
-                f"  {program()} rank --user 42 --top 10\n"
-                f"  {program()} inspect --user 42\n"
-                "With a model of your own: encode --user NAME --actions FILE, "
-                "rank --user NAME --items ID,ID\n\n"
-                "Ctrl-C stops all three.",
-                title="CrossKV is up",
-                expand=False,
-            ),
-            highlight=False,
-        )
+    with LocalStack(checkpoint, LOGS, console, ports) as stack:
         try:
-            while True:
-                stack.check()
-                time.sleep(_WATCH_S)
+            at = stack.addresses
+            console.print(
+                Panel(
+                    f"context service   {at.context}, {at.context_metrics}\n"
+                    f"crossing service  {at.crossing}, {at.crossing_metrics}\n"
+                    f"store             {at.store}\n"
+                    f"checkpoint        {checkpoint}\n\n"
+                    "[bold]In another terminal, in this directory:[/]\n"
+                    f"  {program()} encode --user 42\n"
+                    f"  {program()} rank --user 42 --top 10\n"
+                    f"  {program()} inspect --user 42\n"
+                    "With a model of your own: encode --user NAME --actions FILE, "
+                    "rank --user NAME --items ID,ID\n\n"
+                    "Ctrl-C stops all three.",
+                    title="CrossKV is up",
+                    expand=False,
+                ),
+                highlight=False,
+            )
+            with announced(stack.addresses):
+                while True:
+                    stack.check()
+                    time.sleep(_WATCH_S)
         except KeyboardInterrupt:
             console.print("stopping")
     console.print("stopped")
