@@ -96,7 +96,7 @@ async def test_a_public_client_gets_the_scores_and_its_deadline_is_seen() -> Non
         reply = await stub.ScoreCandidates(request("u", 3, 4), timeout=5)
         assert list(reply.scores) == [3, 4]
         await stub.ScoreCandidates(request("u", 3))
-    assert 0 < servicer.deadlines[0].remaining_s() <= 5
+    assert 0 < servicer.deadlines[0].remaining_s() < 6  # gRPC rounds time-outs up
     assert servicer.deadlines[1].remaining_s() > 3600
 
 
