@@ -81,15 +81,14 @@ class CrossingScorer:
         page = torch.zeros_like(self._arena.tensor[:1])  # zeros are indices within any pool
         zero = torch.zeros(1, dtype=torch.int64, device=self._device)
         features = torch.zeros(1, config.feature_dim, device=self._device)
-        one = bounds([1], self._device)
         tokens = CandidateTokens(
             torch.from_numpy(rows).to(self._device),
             zero,
             zero,
             features if config.feature_dim else None,
-            one,
+            bounds([1], self._device),
         )
-        pages = Pages(zero.int().unsqueeze(0), one, config.page_tokens)
+        pages = Pages.of(zero.int().unsqueeze(0), [1], config.page_tokens)
         self._ranker.crossing_pass(tokens, PagedKV(page, pages))
 
     def _score(self, batch: list[ScoreWork]) -> dict[int, Scored | CrossKVError]:
@@ -124,8 +123,8 @@ class CrossingScorer:
         table = np.zeros((len(entries), max(len(entry.pages) for entry in entries)), np.int32)
         for row, entry in zip(table, entries, strict=True):
             row[: len(entry.pages)] = entry.pages
-        cu_history = bounds([entry.header.tokens for entry in entries], self._device)
-        return Pages(self._to_device(table), cu_history, self._ranker.config.page_tokens)
+        lengths = [entry.header.tokens for entry in entries]
+        return Pages.of(self._to_device(table), lengths, self._ranker.config.page_tokens)
 
     def _features(self, works: Sequence[ScoreWork]) -> torch.Tensor | None:
         """[N, feature_dim], zero (which adds nothing) for requests without; None: none has any."""

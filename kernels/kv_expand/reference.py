@@ -44,7 +44,7 @@ def _rows(plane: Tensor, at: tuple[Tensor, Tensor]) -> Tensor:
 
 
 def _join(user_slice: Tensor, pool: Tensor, row: Tensor, dtype: torch.dtype) -> Tensor:
-    """[T, U] and the pool rows [T, G, D - U] to [T, G, D]; every head gets the same slice."""
-    pooled = pool[row].to(dtype)
-    per_head = user_slice.to(dtype).unsqueeze(1).expand(-1, pooled.shape[1], -1)
-    return torch.cat((per_head, pooled), dim=-1)
+    """The pool rows [T, G, D] with the slice [T, U] in the first U columns of every head."""
+    joined = pool[row].to(dtype)
+    joined[..., : user_slice.shape[-1]] = user_slice.to(dtype).unsqueeze(1)
+    return joined

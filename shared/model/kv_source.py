@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from kernels.histories import CodedHistory, CollectiveHistory, DenseHistory, History, Pages
 from kernels.pool_router import pool_router
+from kernels.pools import AlignedPool
 from shared.kv.layout import Planes
 from shared.model.config import ModelConfig
 
@@ -77,6 +78,8 @@ class CollectiveKV(nn.Module):
         self.router_bias = nn.Parameter(torch.zeros(sides, config.pool_rows))
         self.key_pool = nn.Parameter(torch.randn(pool_shape) * 0.5)
         self.value_pool = nn.Parameter(torch.randn(pool_shape) * 0.5)
+        self._aligned_keys = AlignedPool(config.head_dim)
+        self._aligned_values = AlignedPool(config.head_dim)
         if self.slice_dims:
             self.slices = nn.Linear(config.embed_dim, 2 * config.slice_dims, bias=False)
         if self.coded:
@@ -102,6 +105,8 @@ class CollectiveKV(nn.Module):
 
     def history(self, planes: Planes, pages: Pages) -> History:
         """What attention reads."""
+        key_pool = self._aligned_keys.of(self.key_pool)
+        value_pool = self._aligned_values.of(self.value_pool)
         if self.coded:
             return CodedHistory(
                 pages,
@@ -110,20 +115,20 @@ class CollectiveKV(nn.Module):
                 planes["value_slice"],
                 self.codebook,
                 self.value_scale,
-                self.key_pool,
-                self.value_pool,
+                key_pool,
+                value_pool,
             )
         key_row = planes["row" if self.tied else "key_row"]
         value_row = planes["row" if self.tied else "value_row"]
-        no_slice = self.key_pool.new_empty(*key_row.shape, 0)
+        no_slice = key_pool.new_empty(*key_row.shape, 0)
         return CollectiveHistory(
             pages,
             key_row,
             value_row,
             planes.get("key_slice", no_slice),
             planes.get("value_slice", no_slice),
-            self.key_pool,
-            self.value_pool,
+            key_pool,
+            value_pool,
         )
 
     def training_form(self, h: Tensor) -> tuple[Tensor, Tensor, RouterLosses]:

@@ -68,7 +68,7 @@ class Ranker(nn.Module):
             layer to the last, so an entry of finite tokens was made of finite numbers alone.
         """
         x = self._embed_history(tokens)
-        at = kv.pages.newest_slots(tokens.cu_tokens)
+        at = kv.pages.newest_slots(tokens.cu_tokens, len(tokens.gaps))
         for number, layer in enumerate(self._layers()):
             h = layer.normed(x)
             planes = self.layout.planes(kv.arena, number)

@@ -127,8 +127,8 @@ class House:
         )
         count = self.layout.page_count(tokens)
         payload = torch.zeros(count, self.layout.page_bytes, dtype=torch.uint8)
-        pages = Pages(
-            torch.arange(count, dtype=torch.int32)[None], bounds([tokens]), self.config.page_tokens
+        pages = Pages.of(
+            torch.arange(count, dtype=torch.int32)[None], [tokens], self.config.page_tokens
         )
         self.checkpoint.ranker.context_pass(history, PagedKV(payload, pages))
         header = EntryHeader(FINGERPRINT, user, tokens, int(times_s[-1]), version, 0)
@@ -164,9 +164,9 @@ class House:
             None if features is None else torch.from_numpy(features.copy()),
             bounds([count]),
         )
-        pages = Pages(
+        pages = Pages.of(
             torch.arange(len(entry.payload), dtype=torch.int32)[None],
-            bounds([entry.header.tokens]),
+            [entry.header.tokens],
             self.config.page_tokens,
         )
         payload = torch.from_numpy(entry.payload.copy())

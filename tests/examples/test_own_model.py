@@ -52,7 +52,7 @@ def test_the_example_writes_a_model_and_a_history_that_score(tmp_path: Path) -> 
     page_count = ranker.layout.page_count(count)
     arena = torch.zeros(page_count, ranker.layout.page_bytes, dtype=torch.uint8)
     table = torch.arange(page_count, dtype=torch.int32)[None]
-    kv = PagedKV(arena, Pages(table, bounds([count]), config.page_tokens))
+    kv = PagedKV(arena, Pages.of(table, [count], config.page_tokens))
     assert ranker.context_pass(history, kv).all()
 
     asked = [int(item) for item in said.rsplit("--items ", 1)[1].split(",")]

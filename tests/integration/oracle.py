@@ -72,7 +72,7 @@ class Oracle:
             table = torch.arange(pages, dtype=torch.int32).unsqueeze(0)
             kv = PagedKV(
                 torch.zeros((pages, layout.page_bytes), dtype=torch.uint8),
-                Pages(table, bounds([len(actions)]), layout.page_tokens),
+                Pages.of(table, [len(actions)], layout.page_tokens),
             )
             self._context.ranker.context_pass(tokens, kv)
             self._entries[key] = kv

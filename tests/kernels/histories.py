@@ -15,6 +15,7 @@ from kernels.histories import (
     Pages,
     RaggedHistory,
 )
+from kernels.pools import aligned_pool
 from tests.kernels.oracle import Array
 
 PAGE = 16
@@ -35,7 +36,7 @@ def pages_of(lengths: list[int], rng: np.random.Generator) -> tuple[Pages, int]:
     for user, count in enumerate(counts):
         table[user, :count] = torch.from_numpy(numbers[at : at + count])
         at += count
-    return Pages(table, bounds(lengths), PAGE), len(numbers)
+    return Pages.of(table, lengths, PAGE), len(numbers)
 
 
 def random_history(
@@ -79,6 +80,7 @@ def random_history(
     width = 0 if form == "no_slice" else 2
     key_pool = torch.from_numpy(rng.normal(size=(POOL, GROUPS, dim - width)))
     value_pool = torch.from_numpy(rng.normal(size=(POOL, GROUPS, dim - width)))
+    pools = aligned_pool(key_pool, dim), aligned_pool(value_pool, dim)
     key_row = index_plane(POOL, torch.uint16)
     history: History
     if form == "coded":
@@ -86,7 +88,7 @@ def random_history(
         codebook = torch.from_numpy(rng.normal(size=(CODES, width)))
         step = torch.tensor(0.05, dtype=torch.float64)
         code = index_plane(CODES, torch.uint8)
-        history = CodedHistory(pages, key_row, code, steps, codebook, step, key_pool, value_pool)
+        history = CodedHistory(pages, key_row, code, steps, codebook, step, *pools)
         key_slices = [codebook[int(code[at])].numpy() for at in where]
         value_slices = [0.05 * steps[at].double().numpy() for at in where]
         value_row = key_row
@@ -94,9 +96,7 @@ def random_history(
         dtype = torch.bfloat16 if form == "bf16_slices" else torch.float64
         key_slice, value_slice = plane(width, dtype=dtype), plane(width, dtype=dtype)
         value_row = key_row if form == "tied" else index_plane(POOL, torch.uint16)
-        history = CollectiveHistory(
-            pages, key_row, value_row, key_slice, value_slice, key_pool, value_pool
-        )
+        history = CollectiveHistory(pages, key_row, value_row, key_slice, value_slice, *pools)
         key_slices = [key_slice[at].double().numpy() for at in where]
         value_slices = [value_slice[at].double().numpy() for at in where]
 

@@ -74,12 +74,12 @@ def scattered_pages(layout: EntryLayout, lengths: Sequence[int], seed: int = 5) 
         table[user, :count] = numbers[taken : taken + count]
         taken += count
     arena = torch.full((len(numbers), layout.page_bytes), 0xFF, dtype=torch.uint8)
-    return PagedKV(arena, Pages(torch.from_numpy(table), bounds(lengths), layout.page_tokens))
+    return PagedKV(arena, Pages.of(torch.from_numpy(table), lengths, layout.page_tokens))
 
 
 def up_to(kv: PagedKV, lengths: Sequence[int]) -> PagedKV:
     """The same pages, each user's history ending after `lengths` tokens."""
-    return replace(kv, pages=replace(kv.pages, cu_history=bounds(lengths)))
+    return replace(kv, pages=Pages.of(kv.pages.block_table, lengths, kv.pages.page_tokens))
 
 
 def written_bytes(layout: EntryLayout, kv: PagedKV) -> list[bytes]:

@@ -55,7 +55,7 @@ def test_training_scores_are_serving_scores(form: dict[str, Any]) -> None:
     trained = ranker(tokens, candidates).logits.sigmoid()
     blocks = torch.tensor([[0, -1, -1], [1, -1, -1], [2, 3, 4]], dtype=torch.int32)
     arena = torch.zeros(5, ranker.layout.page_bytes, dtype=torch.uint8)
-    kv = PagedKV(arena, Pages(blocks, bounds(LENGTHS), config.page_tokens))
+    kv = PagedKV(arena, Pages.of(blocks, LENGTHS, config.page_tokens))
     ranker.context_pass(tokens, kv)
     served = ranker.crossing_pass(candidates, kv)
     torch.testing.assert_close(trained, served, rtol=1e-11, atol=0)
