@@ -18,6 +18,13 @@ FORMS: dict[str, dict[str, Any]] = {
     "tied": {"router": "tied"},
     "coded": {"router": "tied", "slices": "coded"},
     "no_slice": {"router": "separate", "slice_dims": 0},
+    "product_keys": {"router": "separate", "router_keys": "product", "pool_rows": 36},
+    "product_coded": {
+        "router": "tied",
+        "router_keys": "product",
+        "pool_rows": 36,
+        "slices": "coded",
+    },
     "dense": {"kv": "dense"},
     "dense_float32": {"kv": "dense", "entry_dtype": "float32"},
     "hashed_items": {"router": "tied", "items": ItemHashConfig(tables=3, rows=41)},

@@ -110,6 +110,7 @@ def _item_index(config: ModelConfig, item_ids: Ids | None) -> ItemIndex:
 
 def _fingerprint(config: ModelConfig, tensors: dict[str, np.ndarray]) -> str:
     digest = hashlib.blake2b(digest_size=16)
+    # the dump leaves out `router_keys` at its default, which checkpoints without that field mean
     digest.update(json.dumps(config.model_dump(mode="json"), sort_keys=True).encode())
     for name in sorted(tensors):
         array = tensors[name]

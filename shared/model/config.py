@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from math import isqrt
+from typing import Any, Literal, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 GAP_BUCKETS = 32
 """Time gaps are bucketed by floor(log2(1 + seconds)); the last bucket takes everything longer."""
@@ -85,6 +93,11 @@ class ModelConfig(BaseModel):
     router: Literal["separate", "tied"] = Field(
         default="separate", description="a pool index for each of K and V, or one for both"
     )
+    router_keys: Literal["full", "product"] = Field(
+        default="full",
+        description="every pool row has a router key, or is one of P = p * p pairs from two lists "
+        "of p keys; product needs `pool_rows` to be a square; `config.json` leaves full out",
+    )
     slices: Literal["plain", "coded"] = Field(
         default="plain",
         description="user slices in `entry_dtype`, or a code vector (K) and int8 (V); "
@@ -125,6 +138,14 @@ class ModelConfig(BaseModel):
                 f"slice_dims: {self.slice_dims} leaves nothing of head_dim {self.head_dim} "
                 "to the pool; choose fewer"
             )
+        if self.kv == "collective" and self.router_keys == "product":
+            p = isqrt(self.pool_rows)
+            if p * p != self.pool_rows:
+                raise ValueError(
+                    f"pool_rows: {self.pool_rows} is no square, as router_keys='product' needs: a "
+                    f"row is a pair of keys; choose {p * p} or {(p + 1) ** 2}, or "
+                    "router_keys='full'"
+                )
         if self.kv == "collective" and self.slices == "coded":
             if self.router != "tied":
                 raise ValueError(
@@ -140,6 +161,27 @@ class ModelConfig(BaseModel):
             if len(set(values)) != len(values):
                 raise ValueError(f"{name}: {values} holds a name twice")
         return self
+
+    @model_serializer(mode="wrap")
+    def _as_before_product_keys(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Every field, but `router_keys` only where it says something.
+
+        Checkpoints are older than this field, and the dump is what the fingerprint digests: with a
+        new line in it every entry in every store would become foreign. A service of that age also
+        refuses fields that it does not know, so in a rollout it could not load a new checkpoint.
+        """
+        fields: dict[str, Any] = dump(self)
+        if self.router_keys == "full":
+            fields.pop("router_keys", None)  # a caller may have excluded it already
+        return fields
+
+    @property
+    def router_shape(self) -> tuple[int, ...]:
+        """Router biases a layer, [S, P] or [S, 2, p]: S sides, P rows or two lists of p keys."""
+        sides = 1 if self.router == "tied" else 2
+        if self.router_keys == "product":
+            return sides, 2, isqrt(self.pool_rows)
+        return sides, self.pool_rows
 
     @property
     def storage_dtype(self) -> torch.dtype:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from kernels.histories import CodedHistory, CollectiveHistory, DenseHistory, History, Pages
 from kernels.pool_router import pool_router
+from kernels.pool_router.product_key import product_key_router
 from kernels.pools import AlignedPool
 from shared.kv.layout import Planes
 from shared.model.config import ModelConfig
@@ -68,14 +69,14 @@ class CollectiveKV(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        sides = 1 if config.router == "tied" else 2
         pool_shape = (config.pool_rows, config.kv_heads, config.head_dim - config.slice_dims)
         self.tied = config.router == "tied"
+        self.product_keys = config.router_keys == "product"
         self.coded = config.slices == "coded"
         self.slice_dims = config.slice_dims
-        router_shape = (sides, config.pool_rows, config.embed_dim)
-        self.router_weight = nn.Parameter(torch.randn(router_shape) * config.embed_dim**-0.5)
-        self.router_bias = nn.Parameter(torch.zeros(sides, config.pool_rows))
+        keys = torch.randn(*config.router_shape, config.embed_dim)
+        self.router_weight = nn.Parameter(keys * config.embed_dim**-0.5)
+        self.router_bias = nn.Parameter(torch.zeros(config.router_shape))
         self.key_pool = nn.Parameter(torch.randn(pool_shape) * 0.5)
         self.value_pool = nn.Parameter(torch.randn(pool_shape) * 0.5)
         self._aligned_keys = AlignedPool(config.head_dim)
@@ -88,7 +89,8 @@ class CollectiveKV(nn.Module):
 
     def write(self, h: Tensor, planes: Planes, at: Slots) -> None:
         """Write rows and slices of h [T, E] to `planes`."""
-        rows, _ = pool_router(h, self.router_weight, self.router_bias)
+        router = product_key_router if self.product_keys else pool_router
+        rows, _ = router(h, self.router_weight, self.router_bias)
         names = ("row",) if self.tied else ("key_row", "value_row")
         for name, row in zip(names, rows, strict=True):
             # torch has no scatter for uint16; int16 has the same bits
@@ -137,8 +139,7 @@ class CollectiveKV(nn.Module):
         A gathered row is multiplied by sigmoid(winning logit), so that the router learns
         (CollectiveKV eq. 8 and 9); codes and int8 steps pass gradients straight through.
         """
-        logits = torch.einsum("te,spe->stp", h, self.router_weight) + self.router_bias.unsqueeze(1)
-        winning, rows = logits.max(dim=-1)
+        winning, rows, mean_use = self._route(h)
         gate = winning.sigmoid()[..., None, None]
         key_slice, value_slice = self._slices(h)
         if self.coded:
@@ -151,10 +152,25 @@ class CollectiveKV(nn.Module):
             value_slice = value_slice + (steps - value_slice).detach()
         k = _join(key_slice, self.key_pool[rows[0]] * gate[0])
         v = _join(value_slice, self.value_pool[rows[-1]] * gate[-1])
-        mean_use = logits.softmax(dim=-1).mean(dim=1)
-        pool_rows = self.router_bias.shape[-1]
-        balance = torch.special.xlogy(mean_use, pool_rows * mean_use).sum(-1).mean()
+        balance = torch.special.xlogy(mean_use, mean_use.shape[-1] * mean_use).sum(-1).mean()
         return k, v, RouterLosses(-F.logsigmoid(winning).mean(), balance, rows)
+
+    def _route(self, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Winning logits and rows, each [S, T], and the mean softmax(logits) [S, P], of h [T, E].
+
+        Logits of product keys are sums: their softmax is the outer product of both lists' and its
+        mean over the tokens a [p, T] x [T, p] matmul, so that [T, P] never exists.
+        """
+        logits = torch.einsum("te,...pe->...tp", h, self.router_weight)
+        logits = logits + self.router_bias.unsqueeze(-2)  # [S, T, P] or [S, 2, T, p]
+        winning, rows = logits.max(dim=-1)
+        use = logits.softmax(dim=-1)
+        if not self.product_keys:
+            return winning, rows, use.mean(dim=1)
+        first, second = use.unbind(1)
+        pairs = torch.einsum("sta,stb->sab", first, second) / len(h)
+        rows = rows[:, 0] * pairs.shape[-1] + rows[:, 1]
+        return winning.sum(dim=1), rows, pairs.flatten(1)
 
     def _slices(self, h: Tensor) -> tuple[Tensor, Tensor]:
         """Key and value slice, each [T, U], of h [T, E]."""

@@ -111,6 +111,9 @@ class NaiveTransformer:
 
     def _route(self, name: str, side: int, h: Vector) -> int:
         weight, bias = self.w[name + "router_weight"][side], self.w[name + "router_bias"][side]
+        if self.config.router_keys == "product":  # every pair's keys and biases added up
+            weight = (weight[0][:, None] + weight[1]).reshape(self.config.pool_rows, -1)
+            bias = (bias[0][:, None] + bias[1]).reshape(-1)
         best, best_logit = 0, -np.inf
         for row in range(self.config.pool_rows):
             logit = float(weight[row] @ h + bias[row])

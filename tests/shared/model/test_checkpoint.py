@@ -186,6 +186,27 @@ def test_the_fingerprint_changes_with_every_tensor(tmp_path: Path, form: str) ->
         bits[-tensor.itemsize] ^= 1
 
 
+def test_the_shipped_fingerprint_is_that_of_its_entries() -> None:
+    """Entries lie in stores under it: a field that configurations gain later must not change it."""
+    shipped = Path(__file__).parents[3] / "checkpoints" / "ml-100k"
+    assert load_checkpoint(shipped).fingerprint == "c25d4fc2d0ca692f3c2d9d55865d4053"
+
+
+def test_full_router_keys_may_be_spelled_out(tmp_path: Path) -> None:
+    fingerprint = tiny_checkpoint_dir(tmp_path, tiny_config())
+    spelled = json.loads((tmp_path / CONFIG_FILE).read_text()) | {"router_keys": "full"}
+    (tmp_path / CONFIG_FILE).write_text(json.dumps(spelled))
+    assert load_checkpoint(tmp_path).fingerprint == fingerprint
+
+
+def test_full_weights_are_no_product_keys(tmp_path: Path) -> None:
+    tiny_checkpoint_dir(tmp_path, tiny_config(pool_rows=36))
+    changed = tiny_config(pool_rows=36, router_keys="product")
+    (tmp_path / CONFIG_FILE).write_text(changed.model_dump_json())
+    with pytest.raises(CheckpointError, match=r"router_bias is float32\[2, 36\], .*\[2, 2, 6\]"):
+        load_checkpoint(tmp_path)
+
+
 OTHER_CONFIGS: list[dict[str, Any]] = [
     {"tasks": ("watch", "love")},
     {"tasks": ("like", "watch")},

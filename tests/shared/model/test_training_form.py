@@ -95,17 +95,52 @@ def test_auxiliary_losses() -> None:
     assert float(losses.balance) == pytest.approx(sum(balance) / 2, rel=1e-12)
 
 
+@pytest.mark.parametrize("router", ["separate", "tied"])
+def test_product_keys_train_as_one_router_of_all_pairs(router: str) -> None:
+    """Gate, losses and rows are those of [T, P] logits, every pair's keys and biases added up.
+
+    So are the gradients: those of a pair's sum, to each of its keys.
+    """
+    source = _source(tiny_config(router=router, router_keys="product", pool_rows=36))
+    whole = _source(tiny_config(router=router, pool_rows=36))
+    h = torch.randn(9, 24, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    weight, bias = (p.requires_grad_(True) for p in (source.router_weight, source.router_bias))
+    pairs = weight[:, 0].unsqueeze(2) + weight[:, 1].unsqueeze(1)  # [S, p, p, E]
+    del whole.router_weight, whole.router_bias  # parameters, where sums are to stand
+    whole.router_weight = pairs.flatten(1, 2)
+    whole.router_bias = (bias[:, 0].unsqueeze(2) + bias[:, 1].unsqueeze(1)).flatten(1, 2)
+    for name in ("key_pool", "value_pool"):
+        getattr(whole, name).copy_(getattr(source, name))
+    whole.slices.load_state_dict(source.slices.state_dict())
+    outcomes = []
+    for form in (source, whole):
+        k, v, losses = form.training_form(h)
+        assert losses.rows.unique().numel() > 3
+        total = (k.square().sum() + v.square().sum()) / 50 + losses.peak + losses.balance
+        gradients = torch.autograd.grad(total, (weight, bias), retain_graph=True)
+        outcomes.append((k, v, losses.peak, losses.balance, losses.rows, *gradients))
+    for got, wanted in zip(*outcomes, strict=True):
+        torch.testing.assert_close(got, wanted, rtol=1e-11, atol=1e-13)
+
+
 def test_even_use_has_no_balance_loss() -> None:
-    source = _source(tiny_config())
-    source.router_weight.zero_()
-    source.router_bias.zero_()
-    losses = source.training_form(torch.randn(6, 24, dtype=torch.float64))[2]
-    assert float(losses.balance) == pytest.approx(0.0, abs=1e-14)
+    for keys in ("full", "product"):
+        source = _source(tiny_config(router_keys=keys, pool_rows=36))
+        source.router_weight.zero_()
+        source.router_bias.zero_()
+        losses = source.training_form(torch.randn(6, 24, dtype=torch.float64))[2]
+        assert float(losses.balance) == pytest.approx(0.0, abs=1e-14)
 
 
 def test_every_parameter_gets_a_gradient() -> None:
     """Routers through the gate, codes and slices straight through."""
-    for form in (FORMS["separate"], FORMS["coded"], FORMS["dense"]):
+    for form in (
+        FORMS["separate"],
+        FORMS["coded"],
+        FORMS["product_keys"],
+        FORMS["product_coded"],
+        FORMS["dense"],
+    ):
         config = tiny_config(**form)
         ranker = tiny_ranker(config, seed=2).double().train().requires_grad_(True)
         tokens, candidates = _tokens(config)
