@@ -5,9 +5,13 @@ from __future__ import annotations
 from torch import Tensor
 
 from kernels.checks import require, require_bounds, require_shape
-from kernels.context_attention.reference import attend
+from kernels.context_attention import reference
+from kernels.dispatch import runs_on_triton
 
 __all__ = ["context_attention"]
+
+TRITON_DIMS = (16, 32, 64, 128, 256)
+"""What tensor cores take without padding; other head dimensions run on the reference."""
 
 
 def context_attention(
@@ -17,6 +21,10 @@ def context_attention(
 
     A user's queries are the last `cu_query` tokens of its `cu_history` tokens: all of them when a
     history is encoded, only the new ones when it is appended to.
+
+    The Triton kernels give the same bits every time. Where all tokens are new, a query's output
+    depends on its own user's tokens alone, bit by bit, whoever else is in the call. An append may
+    split the keys among programs; it agrees with that to rounding.
 
     Args:
         q: [T_new, H, D] queries.
@@ -40,4 +48,10 @@ def context_attention(
     require_bounds("cu_query", cu_query)
     require_bounds("cu_history", cu_history)
     require_shape("cu_query", cu_query, len(cu_history))
-    return attend(q, k, v, cu_query, cu_history, scale)
+    require(k.dtype == q.dtype, "k", f"dtype {k.dtype}, expected {q.dtype}")
+    require(v.dtype == q.dtype, "v", f"dtype {v.dtype}, expected {q.dtype}")
+    if runs_on_triton(q, k, v) and dim in TRITON_DIMS and scale > 0:
+        from kernels.context_attention import launch  # noqa: PLC0415  triton is no need of a CPU
+
+        return launch.attend(q, k, v, cu_query, cu_history, scale)
+    return reference.attend(q, k, v, cu_query, cu_history, scale)

@@ -1,0 +1,120 @@
+"""Tile sizes, plan and launch of the Triton kernels for causal attention."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from triton import cdiv, next_power_of_2
+
+from kernels.context_attention.kernel import context_attention_kernel, join_splits_kernel
+
+LOG2_E = 1.4426950408889634
+PROGRAMS_AT_ONCE = 264
+"""Two on each of an H200's 132 multiprocessors: an append with fewer has its keys split."""
+SPLIT_KEYS = 512
+"""Keys that are worth a program of their own."""
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """Rows and keys a program works on at a time, its warps and its loads in flight."""
+
+    rows: int
+    keys: int
+    warps: int
+    stages: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a call is cut up, from sizes that the host knows."""
+
+    tiles: Tiles
+    row_tiles: int
+    splits: int
+
+
+_TILES = {
+    # short, tall; by the largest head dimension they are for
+    (torch.bfloat16, 64): (Tiles(16, 64, 4, 4), Tiles(128, 64, 8, 3)),
+    (torch.bfloat16, 128): (Tiles(16, 64, 4, 3), Tiles(128, 64, 8, 3)),
+    (torch.bfloat16, 256): (Tiles(16, 64, 4, 2), Tiles(128, 64, 8, 2)),
+    (torch.float32, 64): (Tiles(16, 32, 8, 2), Tiles(64, 32, 8, 2)),
+    (torch.float32, 128): (Tiles(16, 32, 8, 2), Tiles(32, 64, 8, 2)),
+    (torch.float32, 256): (Tiles(16, 32, 8, 2), Tiles(16, 32, 8, 2)),
+}
+
+
+def plan(q: Tensor, k: Tensor, users: int) -> Plan:
+    """Tall tiles and whole rows of keys where all tokens are new, whatever else is in the call.
+
+    Appends of few rows a user take short tiles; appends too small to fill the machine have each
+    user's keys split among programs.
+    """
+    tokens, heads, dim = q.shape
+    keys, kv_heads, _ = k.shape
+    rows = tokens * heads // kv_heads  # of one key head
+    short, tall = _TILES[q.dtype, max(64, dim)]
+    append = tokens < keys
+    tiles = short if append and rows <= 2 * short.rows * users else tall
+    row_tiles = rows // tiles.rows + users
+    fill = PROGRAMS_AT_ONCE // (row_tiles * kv_heads)
+    splits = max(1, min(fill, cdiv(keys, SPLIT_KEYS))) if append else 1
+    return Plan(tiles, row_tiles, splits)
+
+
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, cu_query: Tensor, cu_history: Tensor, scale: float
+) -> Tensor:
+    """See `kernels.context_attention.context_attention`; one dtype and head dimension of
+    `TRITON_DIMS` and a positive `scale`.
+    """
+    tokens, heads, dim = q.shape
+    kv_heads, users = k.shape[1], len(cu_history) - 1
+    out = torch.empty_like(q, memory_format=torch.contiguous_format)
+    if tokens == 0:
+        return out
+    cut = plan(q, k, users)
+    part, part_max, part_sum = out, out, out
+    if cut.splits > 1:
+        shape = (cut.splits, tokens, heads)
+        part = torch.empty(*shape, dim, dtype=torch.float32, device=q.device)
+        part_max, part_sum = torch.empty(2, *shape, dtype=torch.float32, device=q.device)
+    context_attention_kernel[(cut.row_tiles * kv_heads * cut.splits,)](
+        q.contiguous(),
+        k.contiguous(),
+        v.contiguous(),
+        part,
+        part_max,
+        part_sum,
+        cu_query.contiguous(),
+        cu_history.contiguous(),
+        users,
+        cut.row_tiles,
+        tokens,
+        scale * LOG2_E,
+        HEADS=heads,
+        GROUP=heads // kv_heads,
+        DIM=dim,
+        BLOCK_M=cut.tiles.rows,
+        BLOCK_N=cut.tiles.keys,
+        SPLITS=cut.splits,
+        PRECISION="ieee",
+        num_warps=cut.tiles.warps,
+        num_stages=cut.tiles.stages,
+    )
+    if cut.splits > 1:
+        join_splits_kernel[(tokens * heads,)](
+            part,
+            part_max,
+            part_sum,
+            out,
+            tokens * heads,
+            DIM=dim,
+            SPLITS=cut.splits,
+            BLOCK_S=next_power_of_2(cut.splits),
+            num_warps=1,
+        )
+    return out
