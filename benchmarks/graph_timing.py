@@ -68,7 +68,7 @@ def _prepared(run: Run) -> _Ready:
     try:
         calls = _warmed_up(run)
     except (RuntimeError, ValueError) as error:
-        return _Ready(run, 0, Timing(None, "nothing", _told(error)))
+        return _Ready(run, 0, Timing(None, "nothing", told(error)))
     graph = torch.cuda.CUDAGraph()
     try:
         with torch.cuda.graph(graph):
@@ -81,7 +81,7 @@ def _prepared(run: Run) -> _Ready:
             for _ in range(calls):
                 run()
 
-        return _Ready(plain_calls, calls, Timing(None, "events", _told(error)))
+        return _Ready(plain_calls, calls, Timing(None, "events", told(error)))
     graph.replay()
     torch.cuda.synchronize()
     return _Ready(graph.replay, calls, Timing(None, "graph replay"))
@@ -108,6 +108,6 @@ def _elapsed_us(launch: Run) -> float:
     return max(1e-3, begin.elapsed_time(end) * 1e3)
 
 
-def _told(error: Exception) -> str:
-    """The first line: CUDA's errors go on for a page."""
+def told(error: Exception) -> str:
+    """An error's kind and first line: CUDA's messages go on for a page."""
     return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:200]}"

@@ -14,7 +14,7 @@ from rich.progress import track
 
 from benchmarks.ceilings import Ceilings, measured_ceilings
 from benchmarks.gpu_record import gpu_record
-from benchmarks.graph_timing import Run, time_in_turn
+from benchmarks.graph_timing import Run, time_in_turn, told
 from benchmarks.kernels import (
     context_attention,
     crossing_attention,
@@ -57,7 +57,7 @@ def measured_row(case: Case, ceilings: Ceilings, device: torch.device) -> dict[s
         trial = case.prepare(device)
         accuracy = trial.accuracy()
     except (RuntimeError, ValueError, NotImplementedError) as error:
-        return row | {"problems": {"ours": f"{type(error).__name__}: {str(error)[:400]}"}}
+        return row | {"problems": {"ours": told(error)}}
     row |= {
         "floor_us": ceilings.floor_us(trial.work),
         "plan": trial.plan,
@@ -87,7 +87,7 @@ def measured_row(case: Case, ceilings: Ceilings, device: torch.device) -> dict[s
 
 def _goals(trial: Trial, row: dict[str, Any], ceilings: Ceilings) -> list[dict[str, object]]:
     measured = Measured(row["ours_us"], row["anchors_us"], row["extra_bytes"], ceilings)
-    return [goal.judged(measured) for goal in trial.goals]
+    return [goal.bound.judged(goal.value(measured)) for goal in trial.goals]
 
 
 def _extra_bytes(run: Run) -> int:

@@ -6,6 +6,7 @@ The anchors leave the candidates' own tokens out, to their advantage.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from functools import partial
 
 import torch
@@ -27,7 +28,8 @@ from benchmarks.kernels.trial import (
 )
 from benchmarks.paged_history import CODES, Form, RandomHistory, Shape, random_history
 from kernels.crossing_attention import crossing_attention, reference
-from kernels.histories import CollectiveHistory, RaggedHistory
+from kernels.crossing_attention.plans import choose
+from kernels.histories import CollectiveHistory, History, RaggedHistory
 from shared.model.batch import bounds
 
 DTYPE = torch.bfloat16
@@ -106,12 +108,19 @@ def trial(form: Form, shape: Shape, goals: tuple[Goal, ...], device: torch.devic
         accuracy=partial(_accuracy, ours, q, k_self, v_self, data, shape, scale),
         work=_work(form, shape, data.entry_bytes),
         goals=goals,
-        plan=_plan(ours),
+        plan=_plan(q, k_self, data.history, cu_candidates),
     )
 
 
-def _plan(ours: Run) -> str:
-    return "not named"
+def _plan(q: Tensor, k_self: Tensor, history: History, cu_candidates: Tensor) -> str:
+    """The kind of plan the op chooses, and its sizes."""
+    if not q.is_cuda:
+        return "reference"
+    from kernels.crossing_attention.launch import _problem  # noqa: PLC0415  triton is not needed on a CPU
+
+    plan = asdict(choose(_problem(q, k_self, history, cu_candidates)))
+    kind = plan.pop("kind")
+    return ", ".join([kind, *(f"{name} {value}" for name, value in plan.items())])
 
 
 def _paper_way(

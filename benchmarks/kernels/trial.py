@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from benchmarks.bound import Bound
 from benchmarks.ceilings import Ceilings, Work
 from benchmarks.graph_timing import Run
 
@@ -39,36 +40,11 @@ class Measured:
 
 @dataclass(frozen=True)
 class Goal:
-    """A figure with the bound it must keep and the one that is aimed at."""
+    """A bound, and how the figure that must keep it is made."""
 
-    text: str
-    must: float
-    aim: float
-    at_least: bool
-    """Else at most."""
+    bound: Bound
     value: Callable[[Measured], float | None]
     """None where an anchor it needs did not run."""
-
-    def judged(self, measured: Measured) -> dict[str, object]:
-        """As it stands in the record; `reached` is "aim", "must", "missed" or "not measured"."""
-        value = self.value(measured)
-        return {
-            "text": self.text,
-            "value": None if value is None else round(value, 4),
-            "at_least": self.at_least,
-            "must": self.must,
-            "aim": self.aim,
-            "reached": self._reached(value),
-        }
-
-    def _reached(self, value: float | None) -> str:
-        if value is None:
-            return "not measured"
-        sign = 1 if self.at_least else -1
-        for name, bound in (("aim", self.aim), ("must", self.must)):
-            if sign * value >= sign * bound:
-                return name
-        return "missed"
 
 
 @dataclass(frozen=True)
@@ -101,7 +77,7 @@ def no_slower(text: str, anchors: Sequence[str], must: float, aim: float) -> Goa
         best = _fastest(measured, anchors)
         return None if best is None else measured.ours_us / best
 
-    return Goal(f"time over {text}", must, aim, False, value)
+    return Goal(Bound(f"time over {text}", must, aim, at_least=False), value)
 
 
 def faster(text: str, anchors: Sequence[str], must: float, aim: float) -> Goal:
@@ -111,7 +87,7 @@ def faster(text: str, anchors: Sequence[str], must: float, aim: float) -> Goal:
         best = _fastest(measured, anchors)
         return None if best is None else best / measured.ours_us
 
-    return Goal(f"times faster than {text}", must, aim, True, value)
+    return Goal(Bound(f"times faster than {text}", must, aim), value)
 
 
 def share_of_ceiling(text: str, work: Work, must: float, aim: float) -> Goal:
@@ -121,12 +97,13 @@ def share_of_ceiling(text: str, work: Work, must: float, aim: float) -> Goal:
         (floor_us,) = measured.ceilings.floor_us(work).values()
         return floor_us / measured.ours_us
 
-    return Goal(f"share of {text}", must, aim, True, value)
+    return Goal(Bound(f"share of {text}", must, aim), value)
 
 
 def memory_below(mib: int) -> Goal:
     """Device memory a call takes besides its inputs, at its peak."""
-    return Goal("MiB of extra memory", mib, mib, False, lambda it: it.extra_bytes / 2**20)
+    bound = Bound("MiB of extra memory", mib, at_least=False)
+    return Goal(bound, lambda measured: measured.extra_bytes / 2**20)
 
 
 def relative_error(out: Tensor, reference: Tensor) -> float:

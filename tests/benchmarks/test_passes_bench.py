@@ -1,0 +1,136 @@
+"""The pass benchmark without a GPU: baselines compute what the ranker does; the record's form."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import benchmarks.passes as bench
+from benchmarks.graph_timing import Timing
+from benchmarks.passes import baselines, op_shares, workload
+from benchmarks.passes.dense_transformer import DenseTransformer
+from benchmarks.passes.workload import (
+    WORKLOADS,
+    Workload,
+    empty_entries,
+    random_candidates,
+    random_history_tokens,
+    random_ranker,
+)
+from shared.model.config import ItemHashConfig
+from shared.model.ranker import Ranker
+
+CPU = torch.device("cpu")
+SMALL = Workload(
+    "W0", "small", 2, 37, 5, layers=3, head_dim=16, forms=("collective", "coded"), beats_dense=True
+)
+
+
+@pytest.fixture(autouse=True)
+def few_items(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workload, "_ITEMS", ItemHashConfig(tables=2, rows=50))
+
+
+def plain_attention(
+    q: Tensor, k: Tensor, v: Tensor, *, scale: float, causal: bool = False
+) -> tuple[Tensor, Tensor]:
+    logits = torch.einsum("bqhd,bkhd->bhqk", q, k).float() * scale
+    if causal:
+        seen = torch.ones(logits.shape[-2:], dtype=torch.bool).tril(k.shape[1] - q.shape[1])
+        logits = logits.masked_fill(~seen, -torch.inf)
+    weights = logits.softmax(dim=-1).to(v.dtype)
+    return torch.einsum("bhqk,bkhd->bqhd", weights, v), logits.logsumexp(dim=-1)
+
+
+def plain_output(q: Tensor, k: Tensor, v: Tensor, **options: Any) -> Tensor:
+    return plain_attention(q, k, v, **options)[0]
+
+
+def tied_dense_ranker() -> Ranker:
+    """A candidate's own key and value are projected as the history's are."""
+    ranker = random_ranker(SMALL.config("dense"), CPU, torch.float32)
+    for layer in ranker.layers:
+        layer.self_key.weight = layer.kv.key.weight
+        layer.self_value.weight = layer.kv.value.weight
+    return ranker
+
+
+@torch.no_grad()
+def test_both_baselines_score_as_the_ranker() -> None:
+    random = torch.Generator(CPU).manual_seed(1)
+    tokens, candidates = random_history_tokens(SMALL, random), random_candidates(SMALL, random)
+    ranker = tied_dense_ranker()
+    model = DenseTransformer(ranker, plain_output, plain_attention, compiled=False)
+    kv = empty_entries(SMALL, ranker, random)
+    assert ranker.context_pass(tokens, kv).all()
+    # Entries are bf16; both baselines keep their numbers as they are.
+    wanted = ranker.crossing_pass(candidates, kv)
+    found = model.score(candidates, model.encode(tokens, SMALL.users))
+    assert wanted.std() > 0.05
+    torch.testing.assert_close(found, wanted, rtol=0, atol=3e-3)
+    history, few = baselines._some_of_first_user(tokens, candidates, SMALL, 4)
+    torch.testing.assert_close(model.score_each(history, few), found[:4], rtol=0, atol=1e-5)
+
+
+def test_a_workload_s_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    timed: list[str] = []
+
+    def time_in_turn(runs: Mapping[str, Any], rounds: int) -> dict[str, Timing]:
+        for run in runs.values():
+            run()
+        timed.extend(runs)
+        return {
+            name: Timing(100.0 if "candidate" in name else 10.0 + len(name), "graph replay")
+            for name in runs
+        }
+
+    for module in (bench, baselines):
+        monkeypatch.setattr(module, "time_in_turn", time_in_turn)
+    monkeypatch.setattr(torch, "compile", lambda function: function)
+    monkeypatch.setattr(baselines, "attentions", lambda: {"plain": plain_output})
+    monkeypatch.setattr(baselines, "attentions_with_sums", lambda: {"plain": plain_attention})
+    monkeypatch.setattr(bench, "shares_by_op", lambda run: {"crossing_attention": 100.0})
+    record = bench.measured_workload(SMALL, CPU)
+    assert record["problems"] == {}
+    assert record["each_candidate"]["sequences_timed"] == 5
+    assert record["each_candidate"]["us"] == 100.0 / 5 * 10
+    assert record["dcat_dense"]["attention"] == {"causal": "plain", "crossing": "plain"}
+    both = record["dcat_dense"]["context_us"] + record["dcat_dense"]["crossing_us"]
+    assert record["dcat_dense"]["both_us"] == both
+    assert list(record["ours"]) == ["collective", "coded"]
+    ours = record["ours"]["coded"]
+    assert ours["candidates_per_s"] == round(10 / ours["crossing_us"] * 1e6)
+    assert ours["users_per_s"] == round(2 / ours["context_us"] * 1e6)
+    assert 0 < ours["error"]["torch"] < 0.05
+    values = [goal["value"] for goal in ours["goals"]]
+    mine = ours["context_us"] + ours["crossing_us"]
+    assert values == pytest.approx(
+        [200 / mine, record["dcat_dense"]["crossing_us"] / ours["crossing_us"], both / mine],
+        abs=1e-4,
+    )
+    assert [goal["must"] for goal in ours["goals"]] == [7.0, 1.3, 1.3]
+    assert "coded, crossing" in timed
+
+
+def test_the_workloads_are_those_of_the_documents() -> None:
+    assert [(it.name, it.tokens, it.candidates) for it in WORKLOADS] == [
+        ("W1", 256, 1000),
+        ("W2", 2048, 512),
+        ("W3", 16384, 512),
+        ("W4", 3968, 256),
+    ]
+    assert (WORKLOADS[3].layers, WORKLOADS[3].head_dim, WORKLOADS[3].users) == (8, 256, 8)
+
+
+def test_kernels_belong_to_ops() -> None:
+    own = op_shares._own_kernels()
+    assert set(own.values()) <= {path.parent.name for path in op_shares.Path("kernels").glob("*/*")}
+    for name, op in own.items():
+        assert op_shares.op_of(name) == op
+    assert op_shares.op_of("nvjet_tst_128x64_64x9_NNT") == "matrix products"
+    assert op_shares.op_of("Memcpy DtoD (Device -> Device)") == "copies"
+    assert op_shares.op_of("void at::native::rms_norm<float>()") == "norms, activations, sums"
