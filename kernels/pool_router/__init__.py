@@ -5,7 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from kernels.checks import require_shape
-from kernels.pool_router.reference import route
+from kernels.dispatch import runs_on_triton
+from kernels.pool_router import reference
 
 __all__ = ["pool_router"]
 
@@ -28,4 +29,8 @@ def pool_router(hidden: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, T
     require_shape("weight", weight, sides, rows, width)
     require_shape("bias", bias, sides, rows)
     require_shape("hidden", hidden, None, width)
-    return route(hidden, weight, bias)
+    if runs_on_triton(hidden, weight, bias):
+        from kernels.pool_router.launch import route  # noqa: PLC0415  triton is not needed on a CPU
+
+        return route(hidden, weight, bias)
+    return reference.route(hidden, weight, bias)
