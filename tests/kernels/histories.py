@@ -40,7 +40,7 @@ def pages_of(lengths: list[int], rng: np.random.Generator) -> tuple[Pages, int]:
 
 
 def random_history(
-    form: str, lengths: list[int], seed: int, dim: int = DIM
+    form: str, lengths: list[int], seed: int, dim: int = DIM, width: int = 2
 ) -> tuple[History, Array, Array]:
     """A history of users of `lengths` tokens, and its K and V [T, G, D], expanded token by token.
 
@@ -77,7 +77,7 @@ def random_history(
             return ragged, k, v
         return DenseHistory(pages, key, value), k, v
 
-    width = 0 if form == "no_slice" else 2
+    width = 0 if form == "no_slice" else width
     key_pool = torch.from_numpy(rng.normal(size=(POOL, GROUPS, dim - width)))
     value_pool = torch.from_numpy(rng.normal(size=(POOL, GROUPS, dim - width)))
     pools = aligned_pool(key_pool, dim), aligned_pool(value_pool, dim)

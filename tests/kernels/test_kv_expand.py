@@ -33,7 +33,7 @@ def test_the_largest_pool_is_reachable() -> None:
     """Row 65535 is no negative number."""
     history, _, _ = random_history("separate", [1], seed=6)
     page = int(history.pages.block_table[0, 0])
-    pool = torch.arange(1 << 16).reshape(-1, 1, 1).repeat(1, GROUPS, DIM)
+    pool = torch.arange(1 << 16, dtype=torch.float64).reshape(-1, 1, 1).repeat(1, GROUPS, DIM)
     history.key_row.view(torch.int16)[page, 0] = -1
     wide = type(history)(
         history.pages,
