@@ -1,4 +1,4 @@
-"""`crosskv bench`: what Python costs around the model."""
+"""`crosskv bench`: what Python costs around the model; with a GPU, what the passes cost on it."""
 
 from __future__ import annotations
 
@@ -9,9 +9,16 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from cli.gpu_bench import kernels, passes
+
 RESULTS = Path("benchmarks/results/cpu")
 
-bench = typer.Typer(no_args_is_help=True, help="Measure what Python costs around the model.")
+bench = typer.Typer(
+    no_args_is_help=True,
+    help="Measure what Python costs around the model, and what the passes cost on a GPU.",
+)
+bench.command()(kernels)
+bench.command()(passes)
 
 Out = Annotated[Path, typer.Option(help="JSON file the record is written to.")]
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from performance_page import performance_pages  # beside this script
 from prometheus_client.metrics import MetricWrapperBase
 
 import context_service.metrics
@@ -36,7 +37,7 @@ def main() -> None:
     """Generate every page, or check them."""
     check = "--check" in sys.argv[1:]
     stale = []
-    for name, page in PAGES.items():
+    for name, page in (PAGES | performance_pages(ROOT)).items():
         path, text = ROOT / "docs" / name, page()
         if check and (not path.exists() or path.read_text() != text):
             stale.append(name)

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from functools import partial
+from typing import Any
+from unittest import mock
 
 import torch
 import torch.nn.functional as F
@@ -28,8 +30,8 @@ from benchmarks.kernels.trial import (
 )
 from benchmarks.paged_history import CODES, Form, RandomHistory, Shape, random_history
 from kernels.crossing_attention import crossing_attention, reference
-from kernels.crossing_attention.plans import choose
-from kernels.histories import CollectiveHistory, History, RaggedHistory
+from kernels.crossing_attention.plans import Plan, choose
+from kernels.histories import CollectiveHistory, RaggedHistory
 from shared.model.batch import bounds
 
 DTYPE = torch.bfloat16
@@ -108,19 +110,25 @@ def trial(form: Form, shape: Shape, goals: tuple[Goal, ...], device: torch.devic
         accuracy=partial(_accuracy, ours, q, k_self, v_self, data, shape, scale),
         work=_work(form, shape, data.entry_bytes),
         goals=goals,
-        plan=_plan(q, k_self, data.history, cu_candidates),
+        plan=chosen_plan(ours) if q.is_cuda else "reference",
     )
 
 
-def _plan(q: Tensor, k_self: Tensor, history: History, cu_candidates: Tensor) -> str:
-    """The kind of plan the op chooses, and its sizes."""
-    if not q.is_cuda:
-        return "reference"
-    from kernels.crossing_attention.launch import _problem  # noqa: PLC0415  triton is not needed on a CPU
+def chosen_plan(ours: Run) -> str:
+    """The plan that one call of the op chooses, with its sizes; overhears the choice."""
+    from kernels.crossing_attention import launch  # noqa: PLC0415  triton is not needed on a CPU
 
-    plan = asdict(choose(_problem(q, k_self, history, cu_candidates)))
-    kind = plan.pop("kind")
-    return ", ".join([kind, *(f"{name} {value}" for name, value in plan.items())])
+    chosen: list[Plan] = []
+
+    def overheard(*problem: Any, **options: Any) -> Plan:
+        chosen.append(choose(*problem, **options))
+        return chosen[-1]
+
+    with mock.patch.object(launch, "choose", overheard):
+        ours()
+    fields = asdict(chosen[0])
+    kind = fields.pop("kind")
+    return ", ".join([kind, *(f"{name} {value}" for name, value in fields.items())])
 
 
 def _paper_way(

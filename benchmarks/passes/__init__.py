@@ -79,6 +79,7 @@ def measured_workload(workload: Workload, device: torch.device) -> dict[str, Any
         "candidates": workload.candidates,
         "layers": workload.layers,
         "head_dim": workload.head_dim,
+        "forms": list(workload.forms),
         "each_candidate": baselines.each_candidate(timings),
         "dcat_dense": baselines.dcat_dense(timings),
         "ours": {},

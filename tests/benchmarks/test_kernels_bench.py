@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -31,7 +32,8 @@ from benchmarks.kernels.trial import (
     no_slower,
     share_of_ceiling,
 )
-from benchmarks.paged_history import Shape
+from benchmarks.paged_history import Shape, random_history
+from shared.model.batch import bounds
 
 CPU = torch.device("cpu")
 SHAPE = Shape(3, 5, 200, 2, 16, pool_rows=33)
@@ -136,6 +138,20 @@ def test_goals() -> None:
     assert reached(memory_below(3)) == (3.0, "must")
     assert reached(memory_below(2)) == (3.0, "missed")
     assert Bound("x").judged(2.0)["reached"] == "stated"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the interpreter is for machines without GPU")
+def test_the_plan_is_the_one_that_ran() -> None:
+    from kernels.crossing_attention import launch  # noqa: PLC0415  the interpreter is on by now
+
+    random = torch.Generator(CPU).manual_seed(0)
+    shape = Shape(2, 3, 40, 2, 16, pool_rows=7)
+    data = random_history("collective", shape, torch.float32, random)
+    q, k_self, v_self = (torch.randn(6, 2, 16, generator=random) for _ in range(3))
+    run = partial(launch.attend, q, k_self, v_self, data.history, bounds([3, 3]), 0.25)
+    plan = crossing_attention.chosen_plan(run)
+    assert plan.startswith("gather, ")
+    assert "block_m " in plan
 
 
 def measured(
