@@ -11,7 +11,7 @@ from kernels.dispatch import runs_on_triton
 __all__ = ["context_attention"]
 
 TRITON_DIMS = (16, 32, 64, 128, 256)
-"""What tensor cores take without padding; other head dimensions run on the reference."""
+"""Head dims that fill the kernels' tiles; a model with another runs the reference."""
 
 
 def context_attention(
@@ -32,7 +32,7 @@ def context_attention(
         v: [T, G, D] values.
         cu_query: [B + 1] int32 bounds of `q`.
         cu_history: [B + 1] int32 bounds of `k` and `v`; no user has fewer keys than queries.
-        scale: factor on the dot products.
+        scale: factor on the dot products, above 0.
 
     Returns:
         [T_new, H, D] in the dtype of `q`.
@@ -50,8 +50,9 @@ def context_attention(
     require_shape("cu_query", cu_query, len(cu_history))
     require(k.dtype == q.dtype, "k", f"dtype {k.dtype}, expected {q.dtype}")
     require(v.dtype == q.dtype, "v", f"dtype {v.dtype}, expected {q.dtype}")
-    if runs_on_triton(q, k, v) and dim in TRITON_DIMS and scale > 0:
-        from kernels.context_attention import launch  # noqa: PLC0415  triton is no need of a CPU
+    require(scale > 0, "scale", f"{scale}, expected more than 0")
+    if dim in TRITON_DIMS and runs_on_triton(q, k, v):
+        from kernels.context_attention.launch import attend  # noqa: PLC0415  triton is not needed on a CPU
 
-        return launch.attend(q, k, v, cu_query, cu_history, scale)
+        return attend(q, k, v, cu_query, cu_history, scale)
     return reference.attend(q, k, v, cu_query, cu_history, scale)

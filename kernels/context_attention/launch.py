@@ -68,9 +68,7 @@ def plan(q: Tensor, k: Tensor, users: int) -> Plan:
 def attend(
     q: Tensor, k: Tensor, v: Tensor, cu_query: Tensor, cu_history: Tensor, scale: float
 ) -> Tensor:
-    """See `kernels.context_attention.context_attention`; one dtype and head dimension of
-    `TRITON_DIMS` and a positive `scale`.
-    """
+    """See `kernels.context_attention.context_attention`."""
     tokens, heads, dim = q.shape
     kv_heads, users = k.shape[1], len(cu_history) - 1
     out = torch.empty_like(q, memory_format=torch.contiguous_format)
