@@ -84,7 +84,7 @@ def _cudnn_sums(
     out, log_sum, *_ = torch.ops.aten._scaled_dot_product_cudnn_attention(
         *_heads_first(q, k, v), None, True, 0.0, causal, False, scale=scale
     )
-    return out.transpose(1, 2), log_sum.view(out.shape[:3])  # cuDNN's has a fourth axis of 1
+    return out.transpose(1, 2), log_sum.reshape(out.shape[:3])  # cuDNN's has a fourth axis of 1
 
 
 def _flash_attention_3_sums(

@@ -67,14 +67,14 @@ def time_in_turn(runs: Mapping[str, Run], rounds: int = ROUNDS) -> dict[str, Tim
 def _prepared(run: Run) -> _Ready:
     try:
         calls = _warmed_up(run)
-    except (RuntimeError, ValueError) as error:
+    except Exception as error:  # Triton's errors have no other base
         return _Ready(run, 0, Timing(None, "nothing", told(error)))
     graph = torch.cuda.CUDAGraph()
     try:
         with torch.cuda.graph(graph):
             for _ in range(calls):
                 run()
-    except RuntimeError as error:
+    except Exception as error:
         torch.cuda.synchronize()
 
         def plain_calls() -> None:

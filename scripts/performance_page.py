@@ -152,8 +152,12 @@ def _pass_rows(workload: dict[str, Any]) -> Iterator[str]:
     for form in workload["forms"]:
         ours = workload["ours"].get(form)
         if ours is None:
-            problem = workload["problems"].get(form, "not measured")
-            yield _cells(*shared, form, "", "", "", "", problem)
+            problems = [
+                problem
+                for contender, problem in workload["problems"].items()
+                if contender.partition(",")[0] == form
+            ]
+            yield _cells(*shared, form, "", "", "", "", "<br>".join(problems))
             continue
         yield _cells(
             *shared,

@@ -7,7 +7,7 @@ from typing import Any
 from cli.demo.svg import WIDTH, bar, element, label, line, picture
 
 ROW, HEAD, GAP = 13.0, 18.0, 12.0
-LEFT, RIGHT = 150.0, WIDTH - 90.0
+LEFT, RIGHT = 168.0, WIDTH - 90.0
 STYLE = """
 text { fill: #1d2127; font: 11.5px system-ui, "DejaVu Sans", sans-serif; }
 .head { font-weight: 600; }
@@ -48,16 +48,17 @@ def bars(record: dict[str, Any]) -> str:
         f"{len(rows)} rows measured on one {record['gpu']}, each scaled to its slowest; "
         "the upright line is the floor"
     )
-    inner = picture(y, "Time of ours and of the others", told, *shapes)
+    height = y - HEAD
+    inner = picture(height, "Time of ours and of the others", told, *shapes)
     return (
         element(
             "svg",
             element("style", text=STYLE),
             inner,
             xmlns="http://www.w3.org/2000/svg",
-            viewBox=f"0 0 {WIDTH} {y:g}",
+            viewBox=f"0 0 {WIDTH} {height:g}",
             width=WIDTH,
-            height=y,
+            height=height,
         )
         + "\n"
     )

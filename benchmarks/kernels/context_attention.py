@@ -91,7 +91,7 @@ def _accuracy(
     scale: float,
 ) -> Accuracy:
     """Some queries of the longest and of the last user; NaN anywhere spoils it."""
-    poison(q)
+    poison(ours())
     out = ours()
     if not out.isfinite().all():
         return Accuracy(torch.nan, 0.0)

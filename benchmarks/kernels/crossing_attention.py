@@ -177,7 +177,7 @@ def _accuracy(
     scale: float,
 ) -> Accuracy:
     """Some candidates of the first and of the last user; NaN anywhere spoils it."""
-    poison(q)
+    poison(ours())
     out = ours()
     if not out.isfinite().all():
         return Accuracy(torch.nan, 0.0)

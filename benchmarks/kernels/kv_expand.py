@@ -67,7 +67,7 @@ def _accuracy(
     ours: Callable[[], tuple[Tensor, Tensor]], data: RandomHistory, shape: Shape
 ) -> Accuracy:
     """Every token of every user: expansion copies, so nothing may differ."""
-    poison(torch.empty(shape.users * shape.tokens, shape.heads, shape.dim, dtype=DTYPE))
+    poison(*ours())
     key, value = (side.unflatten(0, (shape.users, shape.tokens)) for side in ours())
     errors = [
         relative_error(expanded[user], exact)

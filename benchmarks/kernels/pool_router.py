@@ -75,7 +75,7 @@ def _accuracy(
         chosen = logits.gather(-1, rows.unsqueeze(-1)).squeeze(-1)
         return max(relative_error(chosen, best), relative_error(winning, best))
 
-    poison(best.to(hidden.dtype))
+    poison(*ours())
     rows, winning = ours()
     if not winning.isfinite().all() or rows.amin() < 0 or rows.amax() >= bias.shape[1]:
         return Accuracy(torch.nan, 0.0)

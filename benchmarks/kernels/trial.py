@@ -112,10 +112,10 @@ def relative_error(out: Tensor, reference: Tensor) -> float:
     return float((out.double() - reference).norm() / reference.norm())
 
 
-def poison(*like: Tensor) -> None:
-    """Leave NaN in the memory that the next tensors of these shapes are likely to get."""
-    for tensor in like:
-        torch.full_like(tensor, torch.nan)
+def poison(*results: Tensor) -> None:
+    """Overwrite an op's results, in memory that its next call is likely to get for its own."""
+    for result in results:
+        result.fill_(torch.nan if result.is_floating_point() else -1)
 
 
 def _fastest(measured: Measured, anchors: Sequence[str]) -> float | None:

@@ -9,16 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from benchmarks.anchors import Attention, AttentionWithSum, attentions, attentions_with_sums
 from benchmarks.graph_timing import Run, Timing, time_in_turn
+from benchmarks.kernels.trial import relative_error
 from benchmarks.passes.dense_transformer import KV, DenseTransformer
 from benchmarks.passes.workload import DTYPE, Workload, random_ranker
 from shared.model.batch import CandidateTokens, HistoryTokens, bounds
+from shared.model.kv_source import DenseKV
+from shared.model.layers import Layer
+from shared.model.ranker import Ranker
 
 EACH = "each candidate"
 CONTEXT, CROSSING = "DCAT dense, context", "DCAT dense, crossing"
@@ -39,17 +43,23 @@ class Baselines:
         self._all = workload.users * workload.candidates
         self._sequences = max(1, min(workload.candidates, _SUBSET_TOKENS // workload.tokens))
         self.attention, causal, crossing = _fastest_attentions(workload, random)
-        ranker = random_ranker(workload.config("dense"), random.device, DTYPE)
+        ranker = tied_ranker(workload, random.device, DTYPE)
         model = DenseTransformer(ranker, causal, crossing, compiled=True)
         history, few = _some_of_first_user(tokens, candidates, workload, self._sequences)
         kv: KV = [
             (_heads_first(k), _heads_first(v)) for k, v in model.encode(tokens, workload.users)
         ]
+        self._score_some = partial(model.score_each, history, few)
+        self._score_all = partial(model.score, candidates, kv)
         self.runs: dict[str, Run] = {
-            EACH: partial(model.score_each, history, few),
+            EACH: self._score_some,
             CONTEXT: partial(model.encode, tokens, workload.users),
-            CROSSING: partial(model.score, candidates, kv),
+            CROSSING: self._score_all,
         }
+
+    def difference(self) -> float:
+        """Relative difference of the scores that both ways give the same candidates."""
+        return relative_error(self._score_all()[: self._sequences], self._score_some())
 
     def each_candidate(self, timings: Mapping[str, Timing]) -> dict[str, Any]:
         """Scaled from the sequences that were timed to all candidates."""
@@ -73,6 +83,18 @@ class Baselines:
             "attention": self.attention,
             "own_token": "added by the log-sum-exp of the rest, in the compiled code after it",
         }
+
+
+def tied_ranker(workload: Workload, device: torch.device, dtype: torch.dtype) -> Ranker:
+    """Dense, and a candidate's own key and value are projected as a history's are.
+
+    Only then are both ways the same transformer.
+    """
+    ranker = random_ranker(workload.config("dense"), device, dtype)
+    for layer in cast(list[Layer], list(ranker.layers)):
+        kv = cast(DenseKV, layer.kv)
+        layer.self_key.weight, layer.self_value.weight = kv.key.weight, kv.value.weight
+    return ranker
 
 
 def _fastest_attentions(

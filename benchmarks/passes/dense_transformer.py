@@ -73,9 +73,11 @@ class DenseTransformer:
         self._finish: Callable[..., Tensor] = finish
         self._add_own: Callable[..., Tensor] = add_own_and_finish
         if compiled:
-            self._project = torch.compile(project)
-            self._finish = torch.compile(finish)
-            self._add_own = torch.compile(add_own_and_finish)
+            # Every shape for itself, as fast as can be; the limit is eight shapes a function.
+            torch.compiler.reset()
+            self._project = torch.compile(project, dynamic=False)
+            self._finish = torch.compile(finish, dynamic=False)
+            self._add_own = torch.compile(add_own_and_finish, dynamic=False)
 
     @property
     def _config(self) -> ModelConfig:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -19,10 +19,8 @@ from benchmarks.passes.workload import (
     empty_entries,
     random_candidates,
     random_history_tokens,
-    random_ranker,
 )
 from shared.model.config import ItemHashConfig
-from shared.model.ranker import Ranker
 
 CPU = torch.device("cpu")
 SMALL = Workload(
@@ -50,20 +48,11 @@ def plain_output(q: Tensor, k: Tensor, v: Tensor, **options: Any) -> Tensor:
     return plain_attention(q, k, v, **options)[0]
 
 
-def tied_dense_ranker() -> Ranker:
-    """A candidate's own key and value are projected as the history's are."""
-    ranker = random_ranker(SMALL.config("dense"), CPU, torch.float32)
-    for layer in ranker.layers:
-        layer.self_key.weight = layer.kv.key.weight
-        layer.self_value.weight = layer.kv.value.weight
-    return ranker
-
-
 @torch.no_grad()
 def test_both_baselines_score_as_the_ranker() -> None:
     random = torch.Generator(CPU).manual_seed(1)
     tokens, candidates = random_history_tokens(SMALL, random), random_candidates(SMALL, random)
-    ranker = tied_dense_ranker()
+    ranker = baselines.tied_ranker(SMALL, CPU, torch.float32)
     model = DenseTransformer(ranker, plain_output, plain_attention, compiled=False)
     kv = empty_entries(SMALL, ranker, random)
     assert ranker.context_pass(tokens, kv).all()
@@ -76,7 +65,8 @@ def test_both_baselines_score_as_the_ranker() -> None:
     torch.testing.assert_close(model.score_each(history, few), found[:4], rtol=0, atol=1e-5)
 
 
-def test_a_workload_s_record(monkeypatch: pytest.MonkeyPatch) -> None:
+def fake_device(monkeypatch: pytest.MonkeyPatch, crossing: Callable[..., Any]) -> list[str]:
+    """No GPU, no compiler, plain attention; returns the names of what will have been timed."""
     timed: list[str] = []
 
     def time_in_turn(runs: Mapping[str, Any], rounds: int) -> dict[str, Timing]:
@@ -90,10 +80,15 @@ def test_a_workload_s_record(monkeypatch: pytest.MonkeyPatch) -> None:
 
     for module in (bench, baselines):
         monkeypatch.setattr(module, "time_in_turn", time_in_turn)
-    monkeypatch.setattr(torch, "compile", lambda function: function)
+    monkeypatch.setattr(torch, "compile", lambda function, dynamic: function)
     monkeypatch.setattr(baselines, "attentions", lambda: {"plain": plain_output})
-    monkeypatch.setattr(baselines, "attentions_with_sums", lambda: {"plain": plain_attention})
+    monkeypatch.setattr(baselines, "attentions_with_sums", lambda: {"plain": crossing})
     monkeypatch.setattr(bench, "shares_by_op", lambda run: {"crossing_attention": 100.0})
+    return timed
+
+
+def test_a_workload_s_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    timed = fake_device(monkeypatch, plain_attention)
     record = bench.measured_workload(SMALL, CPU)
     assert record["problems"] == {}
     assert record["each_candidate"]["sequences_timed"] == 5
@@ -114,6 +109,15 @@ def test_a_workload_s_record(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     assert [goal["must"] for goal in ours["goals"]] == [7.0, 1.3, 1.3]
     assert "coded, crossing" in timed
+
+
+def test_baselines_that_differ_are_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    def spoiled(*args: Tensor, **options: Any) -> tuple[Tensor, Tensor]:
+        out, log_sum = plain_attention(*args, **options)
+        return out * 2, log_sum - 5
+
+    fake_device(monkeypatch, spoiled)
+    assert "differ" in bench.measured_workload(SMALL, CPU)["problems"]["baselines"]
 
 
 def test_the_workloads_are_those_of_the_documents() -> None:

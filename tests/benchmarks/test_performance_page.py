@@ -61,7 +61,7 @@ def test_the_page(script: ModuleType, tmp_path: Path) -> None:
 def test_passes_may_be_missing_or_wrong(script: ModuleType, tmp_path: Path) -> None:
     assert "Whole passes" not in pages(script, tmp_path, kernels=KERNELS)["performance.md"]
     (workload,) = PASSES["workloads"]
-    broken = workload | {"ours": {}, "problems": {"collective": "relative error 1.0"}}
+    broken = workload | {"ours": {}, "problems": {"collective, crossing": "relative error 1.0"}}
     record = PASSES | {"workloads": [broken]}
     text = pages(script, tmp_path, kernels=KERNELS, passes=record)["performance.md"]
     assert "| collective |  |  |  |  | relative error 1.0 |" in text
