@@ -5,10 +5,14 @@ from __future__ import annotations
 from torch import Tensor
 
 from kernels.checks import require, require_bounds, require_shape
-from kernels.crossing_attention.reference import attend
-from kernels.histories import History
+from kernels.crossing_attention import reference
+from kernels.dispatch import runs_on_triton
+from kernels.histories import CodedHistory, CollectiveHistory, History
 
 __all__ = ["crossing_attention"]
+
+TRITON_DIMS = (16, 32, 64, 128, 256)
+"""Head dims that fill the kernels' tiles; a model with another runs the reference."""
 
 
 def crossing_attention(
@@ -28,7 +32,7 @@ def crossing_attention(
         v_self: [N, G, D] the candidates' own values.
         history: one layer's keys and values of the B users, in any form.
         cu_candidates: [B + 1] int32 bounds of the candidates; a user may have none.
-        scale: factor on the dot products.
+        scale: factor on the dot products, above 0.
 
     Returns:
         [N, H, D] in the dtype of `q`.
@@ -43,4 +47,20 @@ def crossing_attention(
     kv_heads = k_self.shape[1]
     require(heads % kv_heads == 0, "q", f"{heads} heads, expected a multiple of {kv_heads}")
     require_bounds("cu_candidates", cu_candidates)
-    return attend(q, k_self, v_self, history, cu_candidates, scale)
+    require(scale > 0, "scale", f"{scale}, expected more than 0")
+    if dim in TRITON_DIMS and runs_on_triton(q, k_self, v_self, *_numbers(history)):
+        from kernels.crossing_attention.launch import attend  # noqa: PLC0415  triton is not needed on a CPU
+
+        return attend(q, k_self, v_self, history, cu_candidates, scale)
+    return reference.attend(q, k_self, v_self, history, cu_candidates, scale)
+
+
+def _numbers(history: History) -> list[Tensor]:
+    """The floating tensors of a history."""
+    match history:
+        case CollectiveHistory():
+            return [history.key_slice, history.value_slice, history.key_pool, history.value_pool]
+        case CodedHistory():
+            return [history.codebook, history.value_scale, history.key_pool, history.value_pool]
+        case _:
+            return [history.key, history.value]

@@ -1,0 +1,167 @@
+"""Crossing attention on the device: contract, plan, workspace and grid."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import e, log2
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from kernels.checks import require
+from kernels.crossing_attention.kernel import attend_kernel, combine_kernel
+from kernels.crossing_attention.plans import Plan, Problem, choose
+from kernels.histories import CodedHistory, CollectiveHistory, DenseHistory, History, RaggedHistory
+from kernels.history_contract import head_shape, require_history
+
+LARGEST_POOL = 2**31 - 1
+"""Numbers of a pool, which the kernel addresses with 32 bits."""
+WIDEST_SLICE = 16
+"""Numbers of a user slice: one step of the tensor cores."""
+COMBINED_ROWS = 4
+"""Rows of one program that merges splits."""
+_TENSORS = (
+    "key_row", "value_row", "key_slice", "value_slice", "codebook", "value_scale", "block_table",
+)  # fmt: skip
+_NUMBERS = (
+    "key_stride", "value_stride", "key_row_stride", "value_row_stride", "key_slice_stride",
+    "value_slice_stride", "table_width", "pool_rows", "codes",
+)  # fmt: skip
+
+
+def attend(
+    q: Tensor, k_self: Tensor, v_self: Tensor, history: History, cu_candidates: Tensor, scale: float
+) -> Tensor:
+    """See `kernels.crossing_attention.crossing_attention`; runs the plan for these sizes.
+
+    Raises:
+        ValueError: the history does not fit; the message names the tensor.
+    """
+    require_history(history)
+    heads_fit = head_shape(history) == k_self.shape[1:]
+    require(heads_fit, "history", f"heads of {head_shape(history)} beside k_self's")
+    if not len(q):
+        return torch.empty_like(q)
+    q, k_self, v_self = q.contiguous(), k_self.contiguous(), v_self.contiguous()
+    plan = choose(_problem(q, k_self, history, cu_candidates))
+    return RUN[plan.kind](q, k_self, v_self, history, cu_candidates, scale, plan)
+
+
+def gather(
+    q: Tensor,
+    k_self: Tensor,
+    v_self: Tensor,
+    history: History,
+    cu_candidates: Tensor,
+    scale: float,
+    plan: Plan,
+) -> Tensor:
+    """One pass over the history, gathering pool rows on the way; checked and contiguous, N > 0.
+
+    A history split in parts takes 4 * splits * N * H * (D + 2) bytes of workspace. Plans split only
+    where programs are few, so that is some tens of MiB at most.
+    """
+    candidates, heads, dim = q.shape
+    kv_heads, users = k_self.shape[1], len(cu_candidates) - 1
+    rows = candidates * heads
+    out = torch.empty_like(q)
+    partial, statistics = out, out
+    if plan.splits > 1:
+        partial = torch.empty(plan.splits, rows, dim, dtype=torch.float32, device=q.device)
+        statistics = torch.empty(plan.splits, 2, rows, dtype=torch.float32, device=q.device)
+    # A user has at most its rows / block_m whole tiles and a part of one.
+    tiles = rows // kv_heads // plan.block_m + users
+    attend_kernel[tiles * kv_heads, plan.splits](
+        q,
+        k_self,
+        v_self,
+        out,
+        partial,
+        statistics,
+        cu_candidates=cu_candidates,
+        scale=scale * log2(e),
+        users=users,
+        row_count=rows,
+        H=heads,
+        G=kv_heads,
+        D=dim,
+        SPLITS=plan.splits,
+        BLOCK_M=plan.block_m,
+        BLOCK_N=plan.block_n,
+        num_warps=plan.warps,
+        num_stages=plan.stages,
+        maxnreg=plan.registers,
+        **_history_arguments(history, unread=q),
+    )
+    if plan.splits > 1:
+        combine_kernel[(-(-rows // COMBINED_ROWS),)](
+            partial, statistics, out, rows, plan.splits, dim, COMBINED_ROWS
+        )
+    return out
+
+
+Run: TypeAlias = Callable[[Tensor, Tensor, Tensor, History, Tensor, float, Plan], Tensor]
+RUN: dict[str, Run] = {"gather": gather}
+"""What runs each kind of plan."""
+
+
+def _problem(q: Tensor, k_self: Tensor, history: History, cu_candidates: Tensor) -> Problem:
+    # A ragged history's bounds are known to the device alone: T stands for the longest.
+    longest = len(history.key) if isinstance(history, RaggedHistory) else history.pages.longest
+    return Problem(
+        candidates=q.shape[0],
+        users=len(cu_candidates) - 1,
+        longest=longest,
+        heads=q.shape[1],
+        kv_heads=k_self.shape[1],
+        dim=q.shape[2],
+        itemsize=q.element_size(),
+        processors=_processors(q.device),
+    )
+
+
+def _processors(device: torch.device) -> int:
+    if device.type != "cuda":
+        return 1  # the interpreter's
+    return torch.cuda.get_device_properties(device).multi_processor_count
+
+
+def _history_arguments(history: History, unread: Tensor) -> dict[str, Any]:
+    """The kernel's arguments that depend on the form; `unread` stands for tensors it has not."""
+    arguments: dict[str, Any] = dict.fromkeys(_TENSORS, unread) | dict.fromkeys(_NUMBERS, 0)
+    arguments |= {"FORM": "dense", "U": 0, "TIED": False}
+    if isinstance(history, RaggedHistory):
+        return arguments | {
+            "key": history.key.contiguous(),
+            "value": history.value.contiguous(),
+            "cu_history": history.cu_history,
+            "PAGE_TOKENS": 0,
+        }
+    match history:
+        case DenseHistory(_, key, value):
+            planes = {"key": key, "value": value}
+        case CollectiveHistory(_, key_row, value_row, key_slice, value_slice):
+            planes = {"key_row": key_row, "value_row": value_row}
+            planes |= {"key_slice": key_slice, "value_slice": value_slice}
+            tied = key_row.data_ptr() == value_row.data_ptr()
+            arguments |= {"FORM": "collective", "TIED": tied}
+        case CodedHistory(_, row, key_code, value_slice, codebook, value_scale):
+            planes = {"key_row": row, "key_slice": key_code, "value_slice": value_slice}
+            arguments |= {"FORM": "coded", "TIED": True, "codes": len(codebook)}
+            arguments |= {"codebook": codebook, "value_scale": value_scale}
+    if not isinstance(history, DenseHistory):
+        width, pool = history.value_slice.shape[-1], history.key_pool
+        require(width <= WIDEST_SLICE, "value_slice", f"{width} numbers, at most {WIDEST_SLICE}")
+        require(pool.numel() <= LARGEST_POOL, "key_pool", f"{pool.numel()} numbers, above 2^31 - 1")
+        arguments |= {"key": pool, "value": history.value_pool, "U": width}
+        arguments["pool_rows"] = len(pool)
+    for name, plane in planes.items():
+        arguments |= {name: plane, f"{name}_stride": plane.stride(0)}
+    pages = history.pages
+    return arguments | {
+        "cu_history": pages.cu_history,
+        "block_table": pages.block_table,
+        "table_width": pages.block_table.stride(0),
+        "PAGE_TOKENS": pages.page_tokens,
+    }
