@@ -218,6 +218,8 @@ def test_names_what_does_not_fit() -> None:
         attend(q, k_self[:, :1], v_self[:, :1], history, cu, SCALE)
     with pytest.raises(ValueError, match=r"^value_row: dtype "):
         attend(q, k_self, v_self, replace(history, value_row=history.value_row.int()), cu, SCALE)
+    with pytest.raises(ValueError, match=r"^scale: "):
+        crossing_attention(q, k_self, v_self, history, cu, scale=0.0)
     wide = _inputs("separate", [3], [17], dim=32, width=17)
     with pytest.raises(ValueError, match=r"^value_slice: 17 numbers, at most 16"):
         attend(*wide, SCALE)
