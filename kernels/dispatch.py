@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 
 TRITON_DTYPES = (torch.bfloat16, torch.float32)
+TRITON_DIMS = (16, 32, 64, 128, 256)
+"""Head dims that fill the tiles of an attention; a model with another runs the reference."""
 
 
 def runs_on_triton(*tensors: Tensor) -> bool:

@@ -6,12 +6,9 @@ from torch import Tensor
 
 from kernels.checks import require, require_bounds, require_shape
 from kernels.context_attention import reference
-from kernels.dispatch import runs_on_triton
+from kernels.dispatch import TRITON_DIMS, runs_on_triton
 
 __all__ = ["context_attention"]
-
-TRITON_DIMS = (16, 32, 64, 128, 256)
-"""Head dims that fill the kernels' tiles; a model with another runs the reference."""
 
 
 def context_attention(

@@ -10,20 +10,10 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from kernels.ragged import find_tile
+
 # Below every logit, yet finite: a row that has seen no key keeps sums of zero instead of NaN.
 LOWEST = tl.constexpr(-3.0e38)
-
-
-@triton.jit
-def _user_of(tile, cu_query, users, GROUP: tl.constexpr, BLOCK_M: tl.constexpr):
-    """The user of a tile and its first tile; user b's tiles begin at cu[b] * GROUP // BLOCK_M + b,
-    which leaves every user room for all of its rows."""
-    low, high = 0, users  # the user lies in [low, high)
-    while high - low > 1:
-        middle = (low + high) // 2
-        before = tl.load(cu_query + middle) * GROUP // BLOCK_M + middle <= tile
-        low, high = tl.where(before, middle, low), tl.where(before, high, middle)
-    return low, tl.load(cu_query + low) * GROUP // BLOCK_M + low
 
 
 @triton.jit
@@ -105,12 +95,10 @@ def context_attention_kernel(
     split = program // KV_HEADS % SPLITS
     tile = tiles - 1 - program // (KV_HEADS * SPLITS)
 
-    user, user_tile = _user_of(tile, cu_query, users, GROUP, BLOCK_M)
-    q_start = tl.load(cu_query + user)
-    queries = tl.load(cu_query + user + 1) - q_start
+    user, q_start, q_end, first_row = find_tile(cu_query, users, tile, GROUP, BLOCK_M)
+    queries = q_end - q_start
     k_start = tl.load(cu_history + user)
     older = tl.load(cu_history + user + 1) - k_start - queries  # tokens before the first query
-    first_row = (tile - user_tile) * BLOCK_M
     if first_row >= queries * GROUP:
         return
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import e, log2
 
 import torch
 from torch import Tensor
@@ -10,7 +11,6 @@ from triton import cdiv, next_power_of_2
 
 from kernels.context_attention.kernel import context_attention_kernel, join_splits_kernel
 
-LOG2_E = 1.4426950408889634
 PROGRAMS_AT_ONCE = 264
 """Two on each of an H200's 132 multiprocessors: an append with fewer has its keys split."""
 SPLIT_KEYS = 512
@@ -92,7 +92,7 @@ def attend(
         users,
         cut.row_tiles,
         tokens,
-        scale * LOG2_E,
+        scale * log2(e),
         HEADS=heads,
         GROUP=heads // kv_heads,
         DIM=dim,

@@ -11,7 +11,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-USERS_AT_ONCE = tl.constexpr(256)
+from kernels.ragged import find_page, find_slots, find_tile
+
 SLICE_TILE = tl.constexpr(16)  # slices of 2 to 16 numbers fill one tensor-core step
 
 
@@ -19,32 +20,19 @@ SLICE_TILE = tl.constexpr(16)  # slices of 2 to 16 numbers fill one tensor-core 
 def _tile_rows(cu_candidates, users, tile, GROUP: tl.constexpr, BLOCK_M: tl.constexpr):
     """A tile's first query row, its user, and the first row of the next user.
 
-    Rows are counted over all users, GROUP to a candidate. User b's tiles start at number
-    `first_row[b] // BLOCK_M + b`, which leaves room for a part tile of each user before it.
+    Rows are counted over all users, GROUP to a candidate.
     """
-    user = -1
-    for chunk in range(0, users, USERS_AT_ONCE):
-        each = chunk + tl.arange(0, USERS_AT_ONCE)
-        bound = tl.load(cu_candidates + each, mask=each < users, other=0)
-        begun = (bound * GROUP // BLOCK_M + each <= tile) & (each < users)
-        user += tl.sum(begun.to(tl.int32))
-    first = tl.load(cu_candidates + user) * GROUP
-    row = first + (tile - first // BLOCK_M - user) * BLOCK_M
-    return row, user, tl.load(cu_candidates + user + 1) * GROUP
+    user, begin, end, row = find_tile(cu_candidates, users, tile, GROUP, BLOCK_M)
+    return begin * GROUP + row, user, end * GROUP
 
 
 @triton.jit
 def _page(tile, length, table, PAGE_TOKENS: tl.constexpr, BLOCK_N: tl.constexpr):
     """Page of a tile's tokens, [] where a page holds whole tiles, else [BLOCK_N]."""
-    start = tile * BLOCK_N
     if PAGE_TOKENS == 0:  # users behind each other
         page = 0
-    elif PAGE_TOKENS % BLOCK_N == 0:
-        page = tl.load(table + start // PAGE_TOKENS, mask=start < length, other=0)
     else:
-        block = tl.minimum(start + tl.arange(0, BLOCK_N), length - 1) // PAGE_TOKENS
-        exists = tl.zeros_like(block) + start < length
-        page = tl.load(table + block, mask=exists, other=0)
+        page = find_page(table, tile * BLOCK_N, length, PAGE_TOKENS, BLOCK_N)
     return page
 
 
@@ -79,10 +67,7 @@ def _indices(
     else:
         start = tile * BLOCK_N
         exists = start < length
-        if PAGE_TOKENS % BLOCK_N == 0:  # the hint halves the slices' load instructions
-            slot = tl.multiple_of(start % PAGE_TOKENS, BLOCK_N) + tl.arange(0, BLOCK_N)
-        else:
-            slot = (start + tl.arange(0, BLOCK_N)) % PAGE_TOKENS
+        slot = find_slots(start, PAGE_TOKENS, BLOCK_N)
         rows = _plane(planes[0], page, strides[0], slot, exists, 1)
         value_rows = rows
         if not TIED:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from kernels.ragged import find_page, find_slots, find_tile
+
 
 @triton.jit
 def _tile_slots(
@@ -16,29 +18,14 @@ def _tile_slots(
 ):
     """Page [BLOCK_T] or [], slot [BLOCK_T], which tokens exist, and the first one's output row.
 
-    User b's tiles begin at cu_history[b] // BLOCK_T + b, which leaves every user room for all of
-    its tokens; in a tile past them no token exists.
+    In a tile past its user's tokens none exists.
     """
-    tile = tl.program_id(0)
-    low, high = 0, users  # the user lies in [low, high)
-    while high - low > 1:
-        middle = (low + high) // 2
-        begun = tl.load(cu_history + middle) // BLOCK_T + middle <= tile
-        low, high = tl.where(begun, middle, low), tl.where(begun, high, middle)
-    first = tl.load(cu_history + low)
-    length = tl.load(cu_history + low + 1) - first
-    start = (tile - first // BLOCK_T - low) * BLOCK_T
-    token = start + tl.arange(0, BLOCK_T)
-    exists = token < length
-    table = block_table + tl.cast(low, tl.int64) * table_width
-    if PAGE_TOKENS % BLOCK_T == 0:  # the whole tile in one page: one look-up
-        block = start // PAGE_TOKENS
-        page = tl.load(table + block, mask=start < length, other=0).to(tl.int64)
-        slot = token - block * PAGE_TOKENS
-    else:
-        page = tl.load(table + token // PAGE_TOKENS, mask=exists, other=0).to(tl.int64)
-        slot = token % PAGE_TOKENS
-    return page, slot, exists, (first + start).to(tl.int64)
+    user, begin, end, start = find_tile(cu_history, users, tl.program_id(0), 1, BLOCK_T)
+    length = end - begin
+    table = block_table + user.to(tl.int64) * table_width
+    page = find_page(table, start, length, PAGE_TOKENS, BLOCK_T).to(tl.int64)
+    exists = start + tl.arange(0, BLOCK_T) < length
+    return page, find_slots(start, PAGE_TOKENS, BLOCK_T), exists, (begin + start).to(tl.int64)
 
 
 @triton.jit
