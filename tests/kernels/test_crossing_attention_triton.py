@@ -7,11 +7,8 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-import triton.language as tl
-from triton.runtime import interpreter
 
 from kernels.crossing_attention import crossing_attention, reference
 from kernels.crossing_attention.launch import attend, gather
@@ -24,38 +21,10 @@ from tests.kernels.histories import FORMS, GROUPS, POOL, bounds, random_history
 CUDA = torch.cuda.is_available()
 DEVICE = "cuda" if CUDA else "cpu"
 SCALE = 0.31
+pytestmark = pytest.mark.usefixtures("poisoned_memory")
 on_gpu = pytest.mark.skipif(not CUDA, reason="needs a GPU")
 
 Inputs = tuple[torch.Tensor, torch.Tensor, torch.Tensor, History, torch.Tensor]
-
-
-@pytest.fixture(autouse=True)
-def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Memory that a launch allocates holds NaN."""
-    for name in ("empty", "empty_like"):
-        monkeypatch.setattr(torch, name, partial(_filled, getattr(torch, name)))
-
-
-def _filled(allocate: Callable[..., torch.Tensor], *args: Any, **kwargs: Any) -> torch.Tensor:
-    memory = allocate(*args, **kwargs)
-    return memory.fill_(torch.nan) if memory.is_floating_point() else memory
-
-
-@pytest.fixture(autouse=True)
-def bfloat16_products(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The interpreter multiplies matrices of bfloat16 as if their bits were integers."""
-    product = interpreter.InterpreterBuilder.create_dot
-
-    def widened(x: Any) -> Any:
-        if x.dtype.scalar != tl.bfloat16:
-            return x
-        numbers = (x.data.astype(np.uint32) << 16).view(np.float32)
-        return interpreter.TensorHandle(numbers, tl.float32)
-
-    def create_dot(builder: Any, a: Any, b: Any, *rest: Any) -> Any:
-        return product(builder, widened(a), widened(b), *rest)
-
-    monkeypatch.setattr(interpreter.InterpreterBuilder, "create_dot", create_dot)
 
 
 def _cast(value: Any, dtype: torch.dtype) -> Any:
