@@ -9,12 +9,18 @@ import torch
 from torch import Tensor
 from triton import cdiv, next_power_of_2
 
+from kernels.context_attention import hopper
 from kernels.context_attention.kernel import context_attention_kernel, join_splits_kernel
+from kernels.hopper.device import is_hopper, processors, registers_for
 
 PROGRAMS_AT_ONCE = 264
 """Two on each of an H200's 132 multiprocessors: an append with fewer has its keys split."""
 SPLIT_KEYS = 512
 """Keys that are worth a program of their own."""
+HOPPER_ROWS = 128
+"""Queries of a tile of the Hopper kernel, as its two multiplying warpgroups have them."""
+HOPPER_TILES = {32: (128, 3), 64: (128, 3), 128: (128, 2), 256: (64, 2)}
+"""Keys of a step, and steps in flight, by head dimension: what shared memory holds."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +71,18 @@ def plan(q: Tensor, k: Tensor, users: int) -> Plan:
     return Plan(tiles, row_tiles, splits)
 
 
+def hopper_takes(q: Tensor, k: Tensor, users: int) -> bool:
+    """Whether the Hopper kernel runs: every bfloat16 encode, and appends that fill the machine.
+
+    It splits no keys, which leaves an append of few tokens to a long history to few programs.
+    """
+    tokens, heads, dim = q.shape
+    if not (is_hopper(q.device) and q.dtype == torch.bfloat16 and dim in HOPPER_TILES):
+        return False
+    programs = (tokens // HOPPER_ROWS + users) * heads
+    return tokens == len(k) or programs >= processors(q.device)
+
+
 def attend(
     q: Tensor, k: Tensor, v: Tensor, cu_query: Tensor, cu_history: Tensor, scale: float
 ) -> Tensor:
@@ -73,6 +91,28 @@ def attend(
     kv_heads, users = k.shape[1], len(cu_history) - 1
     out = torch.empty_like(q, memory_format=torch.contiguous_format)
     if tokens == 0:
+        return out
+    if hopper_takes(q, k, users):
+        multiply, copy = registers_for(dim)
+        keys, stages = HOPPER_TILES[dim]
+        hopper.context_kernel[heads, tokens // HOPPER_ROWS + 2 * users](
+            q.contiguous(),
+            k.contiguous(),
+            v.contiguous(),
+            out,
+            cu_query.contiguous(),
+            cu_history.contiguous(),
+            users,
+            scale * log2(e),
+            GROUP=heads // kv_heads,
+            KV_HEADS=kv_heads,
+            D=dim,
+            BLOCK_N=keys,
+            STAGES=stages,
+            MULTIPLY_REGISTERS=multiply,
+            COPY_REGISTERS=copy,
+            num_warps=4,
+        )
         return out
     cut = plan(q, k, users)
     part, part_max, part_sum = out, out, out

@@ -4,23 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import e, log2
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import torch
 from torch import Tensor
 
 from kernels.checks import require
+from kernels.crossing_attention.histogram import attend_histogram, histogram_pays
+from kernels.crossing_attention.hopper_launch import (
+    COMBINED_ROWS,
+    attend_on_hopper,
+    hopper_takes,
+)
 from kernels.crossing_attention.kernel import attend_kernel, combine_kernel
 from kernels.crossing_attention.plans import Plan, Problem, choose
 from kernels.histories import CodedHistory, CollectiveHistory, DenseHistory, History, RaggedHistory
 from kernels.history_contract import head_shape, require_history
+from kernels.hopper.device import processors
+from kernels.kv_expand import kv_expand
 
 LARGEST_POOL = 2**31 - 1
 """Numbers of a pool, which the kernel addresses with 32 bits."""
 WIDEST_SLICE = 16
 """Numbers of a user slice: one step of the tensor cores."""
-COMBINED_ROWS = 4
-"""Rows of one program that merges splits."""
+EXPANDED_BYTES = 1 << 30
+"""Most workspace that expanded keys and values take: 1 GiB."""
 _TENSORS = (
     "key_row", "value_row", "key_slice", "value_slice", "codebook", "value_scale", "block_table",
 )  # fmt: skip
@@ -44,7 +52,7 @@ def attend(
     if not len(q):
         return torch.empty_like(q)
     q, k_self, v_self = q.contiguous(), k_self.contiguous(), v_self.contiguous()
-    plan = choose(_problem(q, k_self, history, cu_candidates))
+    plan = choose(problem_of(q, k_self, history, cu_candidates))
     return RUN[plan.kind](q, k_self, v_self, history, cu_candidates, scale, plan)
 
 
@@ -101,14 +109,49 @@ def gather(
     return out
 
 
+def expand(
+    q: Tensor,
+    k_self: Tensor,
+    v_self: Tensor,
+    history: History,
+    cu_candidates: Tensor,
+    scale: float,
+    plan: Plan,
+) -> Tensor:
+    """Dense rows first, in a workspace of `EXPANDED_BYTES` at most, then one pass over those."""
+    key, value = kv_expand(history, q.dtype)
+    dense = RaggedHistory(key, value, cast(CollectiveHistory, history).pages.cu_history)
+    return attend_on_hopper(q, k_self, v_self, dense, cu_candidates, scale, plan)
+
+
+def count(
+    q: Tensor,
+    k_self: Tensor,
+    v_self: Tensor,
+    history: History,
+    cu_candidates: Tensor,
+    scale: float,
+    _: Plan,
+) -> Tensor:
+    """A histogram of the history first, then one pass over the pool."""
+    return attend_histogram(q, k_self, v_self, cast(CodedHistory, history), cu_candidates, scale)
+
+
 Run: TypeAlias = Callable[[Tensor, Tensor, Tensor, History, Tensor, float, Plan], Tensor]
-RUN: dict[str, Run] = {"gather": gather}
+RUN: dict[str, Run] = {
+    "gather": gather,
+    "hopper": attend_on_hopper,
+    "expand": expand,
+    "histogram": count,
+}
 """What runs each kind of plan."""
 
 
-def _problem(q: Tensor, k_self: Tensor, history: History, cu_candidates: Tensor) -> Problem:
+def problem_of(q: Tensor, k_self: Tensor, history: History, cu_candidates: Tensor) -> Problem:
+    """What the plan depends on."""
     # A ragged history's bounds are known to the device alone: T stands for the longest.
     longest = len(history.key) if isinstance(history, RaggedHistory) else history.pages.longest
+    hopper = hopper_takes(q, history)
     return Problem(
         candidates=q.shape[0],
         users=len(cu_candidates) - 1,
@@ -117,14 +160,22 @@ def _problem(q: Tensor, k_self: Tensor, history: History, cu_candidates: Tensor)
         kv_heads=k_self.shape[1],
         dim=q.shape[2],
         itemsize=q.element_size(),
-        processors=_processors(q.device),
+        processors=processors(q.device) if q.is_cuda else 1,
+        hopper=hopper,
+        hopper_dense=not hopper and _expands(q, k_self, history),
+        histogram=isinstance(history, CodedHistory) and histogram_pays(q, history),
     )
 
 
-def _processors(device: torch.device) -> int:
-    if device.type != "cuda":
-        return 1  # the interpreter's
-    return torch.cuda.get_device_properties(device).multi_processor_count
+def _expands(q: Tensor, k_self: Tensor, history: History) -> bool:
+    """Whether the history may be expanded, and the Hopper kernel takes what comes out."""
+    if isinstance(history, RaggedHistory):
+        return False
+    row = k_self[:0]  # expanded keys and values have the shape, dtype and strides of own ones
+    return (
+        hopper_takes(q, RaggedHistory(row, row, history.pages.cu_history))
+        and 2 * history.pages.tokens * k_self[0].nbytes <= EXPANDED_BYTES
+    )
 
 
 def _history_arguments(history: History, unread: Tensor) -> dict[str, Any]:

@@ -2,7 +2,14 @@
 
 | kind | what runs | for |
 |---|---|---|
-| `gather` | `kernel.py`: one pass over the history, gathering pool rows on the way | all forms |
+| `histogram` | one pass over the pool, weighted by how often the history holds each row | coded \
+models, where the history is long against the pool |
+| `hopper` | one pass over the history, one warpgroup gathering for two that multiply | bfloat16 |
+| `expand` | `kv_expand`, then `hopper` over dense rows | bfloat16, slices of an odd width |
+| `gather` | one pass over the history in plain Triton, gathering on the way | the rest |
+
+Measured on an H200 (docs/performance.md): gathering inside costs `hopper` 1 to 8 % over dense rows
+already in memory, while expanding first costs 25 % and more, so nothing is expanded by choice.
 """
 
 from __future__ import annotations
@@ -11,6 +18,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 MAX_SPLITS = 64
+HOPPER_ROWS = 128
+"""Query rows of a tile of the Hopper kernel, as its two multiplying warpgroups have them."""
 
 
 @dataclass(frozen=True)
@@ -30,33 +39,67 @@ class Problem:
     """Bytes of a number of `q`."""
     processors: int
     """Multiprocessors of the device."""
+    hopper: bool = False
+    """Whether the Hopper kernel takes the history as it is."""
+    hopper_dense: bool = False
+    """Whether it would take the history expanded."""
+    histogram: bool = False
+    """Whether counting pool rows pays."""
 
 
 @dataclass(frozen=True)
 class Plan:
     """One way to run, with the tile sizes for it."""
 
-    kind: Literal["gather"]
-    block_m: int
-    """Query rows of a program: candidates x query heads of one KV head."""
-    block_n: int
+    kind: Literal["gather", "hopper", "expand", "histogram"]
+    block_m: int = 0
+    """Query rows of a program: candidates x query heads of one KV head. 0: the plan knows itself,
+    here and below."""
+    block_n: int = 0
     """History tokens of a step."""
-    splits: int
+    splits: int = 1
     """Programs that share one tile's history; 1: none do."""
-    warps: int
-    stages: int
+    stages: int = 0
     """Tiles of keys and values in flight."""
+    warps: int = 0
     registers: int | None = None
     """Most registers of a thread, so that more programs fit on a multiprocessor."""
 
 
 def choose(problem: Problem) -> Plan:
     """The plan of a problem with at least one candidate."""
-    block_m, block_n, warps, stages = _tile(problem)
+    if problem.histogram:
+        return Plan("histogram")
     rows = problem.candidates * problem.heads // problem.kv_heads
+    if problem.hopper or problem.hopper_dense:
+        block_n, stages = _hopper_tile(problem.dim)
+        programs = -(-rows // HOPPER_ROWS) * problem.kv_heads
+        splits = _even_splits(programs, -(-problem.longest // block_n), problem.processors)
+        kind: Literal["hopper", "expand"] = "hopper" if problem.hopper else "expand"
+        return Plan(kind, HOPPER_ROWS, block_n, splits, stages)
+    block_m, block_n, warps, stages = _tile(problem)
     programs = -(-rows // block_m) * problem.kv_heads
     splits = _splits(programs, -(-problem.longest // block_n), problem.processors)
-    return Plan("gather", block_m, block_n, splits, warps, stages)
+    return Plan("gather", block_m, block_n, splits, stages, warps)
+
+
+def _hopper_tile(dim: int) -> tuple[int, int]:
+    """Tokens of a step, and steps in flight: what 227 KiB of shared memory hold beside queries."""
+    if dim <= 64:
+        return 128, 3
+    return (128, 2) if dim <= 128 else (64, 2)
+
+
+def _even_splits(programs: int, tiles: int, processors: int) -> int:
+    """The split that leaves least of the machine idle, one program to a multiprocessor.
+
+    Every part has at least four tiles; a part more has to be worth 1 % of the pass.
+    """
+    most = max(1, min(tiles // 4, MAX_SPLITS))
+    return min(
+        range(1, most + 1),
+        key=lambda splits: -(-programs * splits // processors) / splits + 0.01 * splits,
+    )
 
 
 def _tile(problem: Problem) -> tuple[int, int, int, int]:

@@ -10,9 +10,9 @@ from kernels.histories import CodedHistory, CollectiveHistory, DenseHistory
 from kernels.history_contract import head_shape
 from kernels.kv_expand.kernel import copy_paged_kernel, expand_pooled_kernel
 
-TILE_BYTES = 32768
-"""Output of one program: 16 bytes to each of 256 threads, eight times."""
-WARPS = 8
+TILE_BYTES = 8192
+"""Output of one program: 16 bytes to each of 128 threads, four times. 5 % over 32 KiB."""
+WARPS = 4
 
 
 def expand(

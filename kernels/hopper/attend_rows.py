@@ -1,0 +1,134 @@
+"""The multiplying role: queries over K and V tiles, with an online softmax."""
+
+from __future__ import annotations
+
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia.hopper import (
+    fence_async_shared,
+    mbarrier,
+    warpgroup_mma,
+    warpgroup_mma_wait,
+)
+
+from kernels.hopper.tiles import ROWS, TILE_ROWS, WARPS, advance
+
+NOTHING = gl.constexpr(-1e30)
+"""Logit of no key at all; finite, so that differences of it are no NaN."""
+
+
+@gluon.jit
+def attend_rows(
+    q_tile, k_tiles, v_tiles, k_full, v_full, k_empty, v_empty, stage, phase,
+    q, k_self, v_self, out, partial, statistics, all_rows,
+    token0, head0, row0, first_row, end_row, split, limit0, tiles, scale_log2,
+    SELF: gl.constexpr, CAUSAL: gl.constexpr, HEADS: gl.constexpr, GROUP: gl.constexpr,
+    D: gl.constexpr, BLOCK_N: gl.constexpr, STAGES: gl.constexpr, SPLITS: gl.constexpr,
+):  # fmt: skip
+    """ROWS packed rows from `row0` over `tiles` K/V tiles; returns where the rings stand.
+
+    Row r is query head `head0 + r % GROUP` of token `token0 + r // GROUP`. It sees columns up to
+    `limit0` of the newest tile (CAUSAL: up to `limit0 + r - row0`) and all older ones; with SELF
+    also its own k_self, v_self, in the first split.
+    """
+    S: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [WARPS, 1], [16, BLOCK_N, 16])
+    O: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [WARPS, 1], [16, D, 16])
+    P: gl.constexpr = gl.DotOperandLayout(0, O, 2)
+    LOAD: gl.constexpr = gl.BlockedLayout([1, 8], [256 // D, D // 8], [WARPS, 1], [1, 0])
+    MASKED: gl.constexpr = TILE_ROWS // BLOCK_N if CAUSAL else 1
+
+    r = row0 + gl.arange(0, ROWS, gl.SliceLayout(1, LOAD))
+    d = gl.arange(0, D, gl.SliceLayout(0, LOAD))
+    mine = (r >= first_row) & (r < end_row)
+    token = (token0 + r // GROUP).to(gl.int64)
+    q_at = (token * HEADS + head0 + r % GROUP) * D
+    q_rows = gl.load(q + q_at[:, None] + d[None, :], mask=mine[:, None], other=0.0)  # [ROWS, D]
+    q_tile.store(q_rows)
+    fence_async_shared()
+
+    row = gl.arange(0, ROWS, gl.SliceLayout(1, O))
+    column = gl.arange(0, D, gl.SliceLayout(0, O))
+    out_row = row0 + row
+    out_mine = (out_row >= first_row) & (out_row < end_row)
+    out_token = (token0 + out_row // GROUP).to(gl.int64)
+    if SELF:
+        seeded = split == 0
+        self_at = (token * (HEADS // GROUP) + head0 // GROUP) * D
+        k_rows = gl.load(k_self + self_at[:, None] + d[None, :], mask=mine[:, None], other=0.0)
+        logit = gl.sum(q_rows.to(gl.float32) * k_rows.to(gl.float32), 1) * scale_log2
+        m = gl.convert_layout(gl.where(seeded, logit, NOTHING), gl.SliceLayout(1, S))  # [ROWS]
+        l = gl.where(seeded, m * 0.0 + 1.0, 0.0)
+        out_self = (out_token * (HEADS // GROUP) + head0 // GROUP) * D
+        acc = gl.load(
+            v_self + out_self[:, None] + column[None, :],
+            mask=(out_mine & seeded)[:, None],
+            other=0.0,
+        ).to(gl.float32)  # [ROWS, D]
+    else:
+        m = gl.full([ROWS], NOTHING, gl.float32, gl.SliceLayout(1, S))
+        l = gl.zeros([ROWS], gl.float32, gl.SliceLayout(1, S))
+        acc = gl.zeros([ROWS, D], gl.float32, O)
+
+    zero = gl.zeros([ROWS, BLOCK_N], gl.float32, S)
+    past = gl.arange(0, BLOCK_N, gl.SliceLayout(0, S))[None, :] - limit0
+    if CAUSAL:
+        past = past - gl.arange(0, ROWS, gl.SliceLayout(1, S))[:, None]
+
+    if tiles > 0:
+        mbarrier.wait(k_full.index(stage), phase)
+        s = warpgroup_mma(
+            q_tile, k_tiles.index(stage).permute([1, 0]), zero, use_acc=False, is_async=True
+        )
+        s = warpgroup_mma_wait(0, deps=[s])  # [ROWS, BLOCK_N]
+        mbarrier.arrive(k_empty.index(stage), count=1)
+        s = gl.where(past <= 0, s, -float("inf"))
+        m_new = gl.maximum(m, gl.max(s, 1) * scale_log2)
+        p = gl.exp2(s * scale_log2 - m_new[:, None])
+        alpha = gl.exp2(m - m_new)
+        l = l * alpha + gl.sum(p, 1)
+        m = m_new
+        acc = acc * gl.convert_layout(alpha, gl.SliceLayout(1, O))[:, None]
+        weights = gl.convert_layout(p.to(q_tile.dtype), P)
+        for i in range(1, tiles):
+            before = stage
+            before_phase = phase
+            stage, phase = advance(stage, phase, STAGES)
+            mbarrier.wait(k_full.index(stage), phase)
+            s_next = warpgroup_mma(
+                q_tile, k_tiles.index(stage).permute([1, 0]), zero, use_acc=False, is_async=True
+            )
+            mbarrier.wait(v_full.index(before), before_phase)
+            acc_next = warpgroup_mma(weights, v_tiles.index(before), acc, is_async=True)
+            s = warpgroup_mma_wait(1, deps=[s_next])
+            mbarrier.arrive(k_empty.index(stage), count=1)
+            if MASKED > 1:
+                s = gl.where((past <= i * BLOCK_N), s, -float("inf"))
+            m_new = gl.maximum(m, gl.max(s, 1) * scale_log2)
+            p = gl.exp2(s * scale_log2 - m_new[:, None])
+            alpha = gl.exp2(m - m_new)
+            l = l * alpha + gl.sum(p, 1)
+            m = m_new
+            acc, weights = warpgroup_mma_wait(0, deps=[acc_next, weights])
+            mbarrier.arrive(v_empty.index(before), count=1)
+            acc = acc * gl.convert_layout(alpha, gl.SliceLayout(1, O))[:, None]
+            weights = gl.convert_layout(p.to(q_tile.dtype), P)
+        mbarrier.wait(v_full.index(stage), phase)
+        acc = warpgroup_mma(weights, v_tiles.index(stage), acc, is_async=True)
+        acc = warpgroup_mma_wait(0, deps=[acc])
+        mbarrier.arrive(v_empty.index(stage), count=1)
+        stage, phase = advance(stage, phase, STAGES)
+
+    l = gl.convert_layout(l, gl.SliceLayout(1, O))
+    out_at = out_token * HEADS + head0 + out_row % GROUP
+    if SPLITS == 1:
+        result = (acc / l[:, None]).to(out.dtype.element_ty)
+        gl.store(out + out_at[:, None] * D + column[None, :], result, mask=out_mine[:, None])
+    else:
+        m = gl.convert_layout(m, gl.SliceLayout(1, O))
+        rows = gl.to_tensor(all_rows).to(gl.int64)
+        part = (split * rows + out_at)[:, None] * D + column[None, :]
+        gl.store(partial + part, acc, mask=out_mine[:, None])
+        at = statistics + split * 2 * rows + out_at
+        gl.store(at, m, mask=out_mine)
+        gl.store(at + rows, l, mask=out_mine)
+    return stage, phase

@@ -1,0 +1,201 @@
+"""The copying role: K and V tiles of a history into shared memory, from wherever its rows lie."""
+
+from __future__ import annotations
+
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia.hopper import (
+    async_copy,
+    fence_async_shared,
+    mbarrier,
+)
+
+from kernels.hopper.tiles import WARPS, advance, retreat
+
+RAGGED = gl.constexpr(0)
+"""Rows lie behind each other."""
+PAGED = gl.constexpr(1)
+"""Rows lie in pages."""
+COLLECTIVE = gl.constexpr(2)
+"""Pages hold a pool row's number for each side, and user slices."""
+CODED = gl.constexpr(3)
+"""Pages hold one pool row's number, the code of the key slice and an int8 value slice."""
+
+
+@gluon.jit
+def _row_starts(
+    index, pages, page_stride, pool_rows, start, token, end,
+    STRIDE: gl.constexpr, PAGE: gl.constexpr, BLOCK_N: gl.constexpr, FORM: gl.constexpr,
+):  # fmt: skip
+    """A base and [BLOCK_N] offsets at which the rows of a tile's tokens begin.
+
+    A token past the end gets a row that is safe to read.
+    """
+    slot = token
+    token = gl.minimum(token, end - 1 - start)
+    if FORM == RAGGED:
+        base = start.to(gl.int64) * STRIDE
+        starts = token * STRIDE
+    elif PAGE % BLOCK_N == 0:  # the tile lies in one page, its tokens behind each other
+        page = gl.load(pages + start // PAGE).to(gl.int64)
+        if FORM == PAGED:
+            base = page * page_stride + start % PAGE * STRIDE
+            starts = token * STRIDE
+        else:
+            base = gl.to_tensor(0)
+            at = page * page_stride + start % PAGE + slot
+            row = gl.load(index + gl.max_contiguous(gl.multiple_of(at, 8), 8)).to(gl.int32)
+            starts = gl.minimum(row & 0xFFFF, pool_rows - 1) * STRIDE
+    else:
+        page = gl.load(pages + (start + token) // PAGE).to(gl.int64)
+        slot = (start + token) % PAGE
+        base = gl.to_tensor(0)
+        if FORM == PAGED:
+            starts = page * page_stride + slot * STRIDE
+        else:
+            row = gl.load(index + page * page_stride + slot).to(gl.int32)
+            starts = gl.minimum(row & 0xFFFF, pool_rows - 1) * STRIDE
+    return base, starts
+
+
+@gluon.jit
+def _user_slices(
+    plane, codebook, code_vectors, step, pages, page_stride, start, token, u, end,
+    U: gl.constexpr, PAGE: gl.constexpr, CODE: gl.constexpr,
+):  # fmt: skip
+    """[BLOCK_N, U] user slices of a tile's tokens, zero past the end: a slot there may hold NaN."""
+    t = start + token
+    some = t < end
+    page = gl.load(pages + t // PAGE, mask=some, other=0).to(gl.int64)
+    slot = t % PAGE
+    if CODE:
+        code = gl.load(plane + page * page_stride + slot, mask=some, other=0).to(gl.int32) & 0xFF
+        code = gl.minimum(code, code_vectors - 1)
+        slices = gl.load(codebook + (code * U)[:, None] + u[None, :]).to(gl.float32)
+    else:
+        at = (page * page_stride + slot * U)[:, None] + u[None, :]
+        slices = gl.load(plane + at, mask=some[:, None], other=0).to(gl.float32) * step
+    return slices
+
+
+@gluon.jit
+def _hand_over(tile, full, slices, U: gl.constexpr):
+    """Put the user slices into a tile that has arrived and let the multiplying role have it."""
+    if U > 0:
+        tile.slice(0, U, dim=1).store(slices.to(tile.dtype))
+    fence_async_shared()
+    mbarrier.arrive(full, count=1)
+
+
+@gluon.jit
+def copy_tiles(
+    k_tiles, v_tiles, k_full, v_full, k_empty, v_empty, stage, phase,
+    k_rows, v_rows, k_index, v_index, k_slices, v_slices, codebook, code_vectors, step,
+    pages, row_stride, k_slice_stride, v_slice_stride, pool_rows, first, end, tiles,
+    STRIDE: gl.constexpr, D: gl.constexpr, U: gl.constexpr, PAGE: gl.constexpr,
+    FORM: gl.constexpr, BLOCK_N: gl.constexpr, STAGES: gl.constexpr,
+):  # fmt: skip
+    """Copy the `tiles` tiles of tokens `first` to `end`; returns where the rings stand.
+
+    `k_rows`, `v_rows` point at the head's part of a pool, a page or a ragged history, whose rows
+    are STRIDE numbers apart. One copy is always under way while the one before is handed over.
+    """
+    # A thread copies 16 bytes of RUN neighbouring tokens: their row numbers are one load.
+    PASS: gl.constexpr = WARPS * (256 // D)
+    RUN: gl.constexpr = 8 if BLOCK_N >= 8 * PASS else BLOCK_N // PASS
+    L: gl.constexpr = gl.BlockedLayout([RUN, 8], [256 // D, D // 8], [WARPS, 1], [1, 0])
+    WIDTH: gl.constexpr = U if U > 0 else 1
+    SLICES: gl.constexpr = gl.BlockedLayout([1, WIDTH], [32, 1], [WARPS, 1], [1, 0])
+    CODE: gl.constexpr = FORM == CODED
+    token = gl.arange(0, BLOCK_N, gl.SliceLayout(1, L))
+    d = gl.arange(0, D, gl.SliceLayout(0, L))
+    slice_token = gl.arange(0, BLOCK_N, gl.SliceLayout(1, SLICES))
+    u = gl.arange(0, WIDTH, gl.SliceLayout(0, SLICES))
+    k_slice = gl.zeros([BLOCK_N, WIDTH], gl.float32, SLICES)
+    v_slice = gl.zeros([BLOCK_N, WIDTH], gl.float32, SLICES)
+    if tiles > 0:
+        start = first + (tiles - 1) * BLOCK_N
+        k_base, k_at = _row_starts(
+            k_index, pages, row_stride, pool_rows, start, token, end, STRIDE, PAGE, BLOCK_N, FORM
+        )
+        v_base, v_at = _row_starts(
+            v_index, pages, row_stride, pool_rows, start, token, end, STRIDE, PAGE, BLOCK_N, FORM
+        )
+        for i in range(tiles):
+            before, before_phase = retreat(stage, phase, STAGES)
+            mbarrier.wait(k_empty.index(stage), phase ^ 1)
+            async_copy.async_copy_global_to_shared(
+                k_tiles.index(stage), k_rows + k_base + k_at[:, None] + d[None, :]
+            )
+            async_copy.commit_group()
+            if U > 0:
+                k_slice = _user_slices(
+                    k_slices, codebook, code_vectors, 1.0, pages, k_slice_stride,
+                    start, slice_token, u, end, U, PAGE, CODE,
+                )  # fmt: skip
+            older = gl.maximum(start - BLOCK_N, first)
+            k_base, k_at = _row_starts(
+                k_index,
+                pages,
+                row_stride,
+                pool_rows,
+                older,
+                token,
+                end,
+                STRIDE,
+                PAGE,
+                BLOCK_N,
+                FORM,
+            )
+            if i > 1:
+                async_copy.wait_group(1)
+                two_before, _ = retreat(before, before_phase, STAGES)
+                _hand_over(v_tiles.index(two_before), v_full.index(two_before), v_slice, U)
+            if i > 0:
+                mbarrier.wait(v_empty.index(before), before_phase ^ 1)
+                async_copy.async_copy_global_to_shared(
+                    v_tiles.index(before), v_rows + v_base + v_at[:, None] + d[None, :]
+                )
+                async_copy.commit_group()
+                if U > 0:
+                    v_slice = _user_slices(
+                        v_slices, codebook, code_vectors, step, pages, v_slice_stride,
+                        start + BLOCK_N, slice_token, u, end, U, PAGE, False,
+                    )  # fmt: skip
+                v_base, v_at = _row_starts(
+                    v_index,
+                    pages,
+                    row_stride,
+                    pool_rows,
+                    start,
+                    token,
+                    end,
+                    STRIDE,
+                    PAGE,
+                    BLOCK_N,
+                    FORM,
+                )
+                async_copy.wait_group(1)
+            else:
+                async_copy.wait_group(0)
+            _hand_over(k_tiles.index(stage), k_full.index(stage), k_slice, U)
+            stage, phase = advance(stage, phase, STAGES)
+            start = older
+        before, before_phase = retreat(stage, phase, STAGES)
+        mbarrier.wait(v_empty.index(before), before_phase ^ 1)
+        async_copy.async_copy_global_to_shared(
+            v_tiles.index(before), v_rows + v_base + v_at[:, None] + d[None, :]
+        )
+        async_copy.commit_group()
+        if tiles > 1:
+            async_copy.wait_group(1)
+            two_before, _ = retreat(before, before_phase, STAGES)
+            _hand_over(v_tiles.index(two_before), v_full.index(two_before), v_slice, U)
+        if U > 0:
+            v_slice = _user_slices(
+                v_slices, codebook, code_vectors, step, pages, v_slice_stride,
+                first, slice_token, u, end, U, PAGE, False,
+            )  # fmt: skip
+        async_copy.wait_group(0)
+        _hand_over(v_tiles.index(before), v_full.index(before), v_slice, U)
+    return stage, phase
