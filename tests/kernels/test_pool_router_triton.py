@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 
-from kernels.pool_router import launch, pool_router
-from kernels.pool_router.launch import Tiles, route, splits_for, tiles_for
+from kernels.pool_router import hopper, launch, pool_router
+from kernels.pool_router.launch import Tiles, route, splits_for, takes_roles, tiles_for
+from tests.kernels.compile_for_hopper import compile_for_hopper
 
-SHARED_MEMORY = 227 * 1024  # bytes a program may have on Hopper
+HOPPER_MEMORY = 227 * 1024  # bytes of shared memory a program may have
+AMPERE_MEMORY = 99 * 1024  # of the smallest GPU that multiplies bfloat16
+ON_HOPPER = torch.cuda.is_available() and torch.cuda.get_device_capability()[0] == 9
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+needs_hopper = pytest.mark.skipif(not ON_HOPPER, reason="needs a Hopper device")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -25,16 +31,24 @@ def poisoned_outputs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launch.torch, "empty", poisoned)
 
 
-@pytest.fixture(params=["resident", "chunks"])
-def tiles(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Both ways to multiply, in float32: the hidden tile stays, or comes in chunks of E."""
+@pytest.fixture(params=["resident", "chunks", pytest.param("roles", marks=needs_hopper)])
+def tiles(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> torch.dtype:
+    """The dtype of each way to multiply: the hidden tile stays, or comes in chunks; Hopper's."""
+    if request.param == "roles":
+        always_roles(monkeypatch)
+        return torch.bfloat16
     if request.param == "resident":
 
         def resident(tokens: int, width: int, _: torch.dtype) -> Tiles:
             return tiles_for(tokens, min(width, 256), torch.bfloat16)
 
         monkeypatch.setattr(launch, "tiles_for", resident)
-    return request.param
+    return torch.float32
+
+
+def always_roles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The Hopper kernel for few tokens too, and on a CPU, where it cannot run."""
+    monkeypatch.setattr(launch, "takes_roles", lambda hidden, weight, capability: True)
 
 
 def split(monkeypatch: pytest.MonkeyPatch, parts: int) -> None:
@@ -81,15 +95,18 @@ def check(hidden: Tensor, weight: Tensor, bias: Tensor) -> None:
     ("width", "rows", "sides"),
     [(1, 1, 1), (7, 5, 2), (24, 63, 4), (33, 257, 2), (96, 130, 1)],
 )
-@pytest.mark.usefixtures("tiles")
-def test_finds_the_largest_logit(tokens: int, width: int, rows: int, sides: int) -> None:
-    check(*random_router(tokens, width, rows, sides, torch.float32))
+def test_finds_the_largest_logit(
+    tokens: int, width: int, rows: int, sides: int, tiles: torch.dtype
+) -> None:
+    width = width if tiles == torch.float32 else 64 + width // 8 * 8
+    check(*random_router(tokens, width, rows, sides, tiles))
 
 
 @pytest.mark.parametrize("parts", [1, 2, 5])
-@pytest.mark.usefixtures("tiles")
-def test_splits_give_the_same_bits(monkeypatch: pytest.MonkeyPatch, parts: int) -> None:
-    inputs = random_router(70, 20, 300, 2, torch.float32)
+def test_splits_give_the_same_bits(
+    monkeypatch: pytest.MonkeyPatch, parts: int, tiles: torch.dtype
+) -> None:
+    inputs = random_router(70, 72, 300, 2, tiles)
     whole = route(*inputs)
     split(monkeypatch, parts)
     check(*inputs)
@@ -98,37 +115,43 @@ def test_splits_give_the_same_bits(monkeypatch: pytest.MonkeyPatch, parts: int) 
 
 
 @pytest.mark.parametrize("parts", [1, 3])
-@pytest.mark.usefixtures("tiles")
-def test_ties_go_to_the_lowest_row(monkeypatch: pytest.MonkeyPatch, parts: int) -> None:
+def test_ties_go_to_the_lowest_row(
+    monkeypatch: pytest.MonkeyPatch, parts: int, tiles: torch.dtype
+) -> None:
     """Equal rows in one tile, at the same place of two tiles, and in two splits."""
     split(monkeypatch, parts)
     for rows in (20, 60, 64):  # tiles have 64: every row again at other places, or at its own
-        hidden, weight, bias = random_router(65, 12, rows, 2, torch.float32)
+        hidden, weight, bias = random_router(65, 64, rows, 2, tiles)
         first, _ = route(hidden, weight, bias)
         for times in (2, 5):
             row, _ = route(hidden, weight.repeat(1, times, 1), bias.repeat(1, times))
             assert torch.equal(row, first)
         swapped, _ = route(hidden, weight.flip(1).repeat(1, 3, 1), bias.flip(1).repeat(1, 3))
         assert torch.equal(swapped, rows - 1 - first)
-    flat, _ = route(hidden, torch.zeros(2, 300, 12, device=DEVICE), bias.new_zeros(2, 300))
+    flat, _ = route(hidden, weight.new_zeros(2, 300, 64), bias.new_zeros(2, 300))
     assert not flat.any()
 
 
 @pytest.mark.parametrize("parts", [1, 2])
-@pytest.mark.usefixtures("tiles")
-def test_reads_no_row_but_its_own_routers(monkeypatch: pytest.MonkeyPatch, parts: int) -> None:
+def test_reads_no_row_but_its_own_routers(
+    monkeypatch: pytest.MonkeyPatch, parts: int, tiles: torch.dtype
+) -> None:
     """All logits are negative, so a padding row's 0 would win; so would the other side's rows."""
     split(monkeypatch, parts)
-    hidden, weight, bias = random_router(9, 12, 3 * 70, 1, torch.float32)
-    weight, bias = weight.reshape(3, 70, 12), bias.reshape(3, 70) - 100
+    hidden, weight, bias = random_router(9, 64, 3 * 70, 1, tiles)
+    weight, bias = weight.reshape(3, 70, 64), bias.reshape(3, 70) - 100
     bias[1] += 1000
     weight[2], bias[2] = float("nan"), float("nan")
     check(hidden, weight[:1], bias[:1])
+    check(hidden, weight[:2], bias[:2])
+    apart, _ = route(hidden, weight[:2], bias[:2])
+    beside_nan, _ = route(hidden, weight, bias)
+    assert torch.equal(beside_nan[:2], apart)
+    assert not beside_nan[2].any()
 
 
-@pytest.mark.usefixtures("tiles")
-def test_nan_never_wins() -> None:
-    hidden, weight, bias = random_router(5, 8, 70, 1, torch.float32)
+def test_nan_never_wins(tiles: torch.dtype) -> None:
+    hidden, weight, bias = random_router(5, 64, 70, 1, tiles)
     expected, _ = route(hidden, weight, bias)
     bias[0, [3, 66]] = float("nan")
     weight[0, 68, 2] = float("nan")
@@ -163,6 +186,85 @@ def test_names_the_bad_argument(name: str, change: object) -> None:
         route(*change(*inputs))  # type: ignore[operator]
 
 
+@pytest.mark.parametrize(
+    ("tokens", "width", "dtype", "capability", "skipped", "expected"),
+    [
+        (65, 256, torch.bfloat16, (9, 0), 0, True),
+        (16384, 72, torch.bfloat16, (9, 0), 8, True),
+        (64, 256, torch.bfloat16, (9, 0), 0, False),
+        (65, 264, torch.bfloat16, (9, 0), 0, False),
+        (65, 56, torch.bfloat16, (9, 0), 0, False),
+        (65, 100, torch.bfloat16, (9, 0), 0, False),
+        (65, 72, torch.bfloat16, (9, 0), 4, False),
+        (65, 256, torch.float32, (9, 0), 0, False),
+        (65, 256, torch.bfloat16, (10, 0), 0, False),
+        (65, 256, torch.bfloat16, (8, 9), 0, False),
+    ],
+)
+def test_hopper_takes_what_its_kernel_can(
+    tokens: int,
+    width: int,
+    dtype: torch.dtype,
+    capability: tuple[int, int],
+    skipped: int,
+    expected: bool,
+) -> None:
+    """`skipped` numbers before a tensor decide whether it begins on 16 bytes."""
+    aligned = torch.zeros(tokens * width, dtype=dtype).view(tokens, width)
+    shifted = torch.zeros(skipped + tokens * width, dtype=dtype)[skipped:].view(tokens, width)
+    assert takes_roles(shifted, aligned[None], capability) is expected
+    assert takes_roles(aligned, shifted[None], capability) is expected
+
+
+class Recorder:
+    """In a kernel's place: keeps what it would have been launched with."""
+
+    def __getitem__(self, grid: tuple[int, int, int]) -> Recorder:
+        self.grid = grid
+        return self
+
+    def __call__(self, *args: Any, **options: Any) -> None:
+        self.args, self.options = args, options
+
+
+@pytest.mark.parametrize(("tokens", "roles"), [(64, False), (65, True)])
+def test_a_launch_asks_the_rule(monkeypatch: pytest.MonkeyPatch, tokens: int, roles: bool) -> None:
+    with_roles, plain = Recorder(), Recorder()
+    monkeypatch.setattr(hopper, "best_rows_by_roles", with_roles)
+    monkeypatch.setattr(launch, "best_rows", plain)
+    monkeypatch.setattr(launch, "_capability", lambda device: (9, 0))
+    route(*random_router(tokens, 64, 5, 1, torch.bfloat16))
+    assert hasattr(with_roles, "args") is roles
+    assert hasattr(plain, "args") is not roles
+
+
+@pytest.mark.parametrize(
+    ("tokens", "width", "rows", "sides", "grid"),
+    [(1, 64, 1, 1, (1, 1, 1)), (300, 256, 8192, 2, (2, 2, 32)), (16384, 200, 64, 4, (64, 4, 1))],
+)
+def test_the_hopper_kernel_compiles(
+    monkeypatch: pytest.MonkeyPatch,
+    tokens: int,
+    width: int,
+    rows: int,
+    sides: int,
+    grid: tuple[int, int, int],
+) -> None:
+    """What a launch hands over, compiled; registers that spill would cost more than roles save."""
+    launched = Recorder()
+    monkeypatch.setattr(hopper, "best_rows_by_roles", launched)
+    always_roles(monkeypatch)
+    monkeypatch.setattr(launch, "_processors", lambda device: 132)
+    route(*random_router(tokens, width, rows, sides, torch.bfloat16))
+    assert launched.grid == grid
+    kernel = f"{hopper.__name__}:best_rows_by_roles"
+    compiled = compile_for_hopper(kernel, launched.args, **launched.options)
+    assert compiled["shared"] <= HOPPER_MEMORY
+    assert compiled["stack"] == 0
+    padded = 64 if width == 64 else 256
+    assert compiled["wgmma"] == 2 * padded // 16  # two groups, m64n128k16
+
+
 @pytest.mark.parametrize("tokens", [1, 64, 65, 16384])
 @pytest.mark.parametrize("width", [1, 16, 96, 128, 256, 257, 1024])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
@@ -171,7 +273,7 @@ def test_tiles_fit_shared_memory(tokens: int, width: int, dtype: torch.dtype) ->
     resident = tile.width >= width
     streamed = tile.rows * tile.width + (0 if resident else tile.tokens * tile.width)
     kept = tile.tokens * tile.width if resident else 0
-    assert (kept + tile.stages * streamed) * dtype.itemsize <= SHARED_MEMORY
+    assert (kept + tile.stages * streamed) * dtype.itemsize <= AMPERE_MEMORY
     for size in (tile.tokens, tile.rows, tile.width):
         assert size >= 16
         assert size & (size - 1) == 0
@@ -197,12 +299,28 @@ def test_splits_fill_the_processors(programs: int, tiles: int, expected: int) ->
 @pytest.mark.parametrize("tokens", [0, 1, 63, 257, 4096])
 @pytest.mark.parametrize(
     ("width", "rows", "sides"),
-    [(1, 1, 1), (40, 91, 4), (64, 257, 2), (96, 1000, 1), (256, 8192, 2), (300, 500, 2)],
+    [(1, 1, 1), (40, 91, 4), (100, 257, 2), (96, 1000, 1), (256, 8192, 2), (300, 500, 2)],
 )
 def test_on_a_gpu(dtype: torch.dtype, tokens: int, width: int, rows: int, sides: int) -> None:
     inputs = random_router(tokens, width, rows, sides, dtype)
     check(*inputs)
     for one, two in zip(route(*inputs), pool_router(*inputs), strict=True):
+        assert torch.equal(one, two)
+
+
+@needs_hopper
+@pytest.mark.parametrize("tokens", [0, 1, 63, 257, 16384])
+@pytest.mark.parametrize(
+    ("width", "rows", "sides"),
+    [(64, 1, 1), (72, 91, 4), (96, 1000, 1), (128, 65, 2), (200, 2048, 1), (256, 8192, 2)],
+)
+def test_on_hopper(
+    monkeypatch: pytest.MonkeyPatch, tokens: int, width: int, rows: int, sides: int
+) -> None:
+    always_roles(monkeypatch)
+    inputs = random_router(tokens, width, rows, sides, torch.bfloat16)
+    check(*inputs)
+    for one, two in zip(route(*inputs), route(*inputs), strict=True):
         assert torch.equal(one, two)
 
 
