@@ -199,6 +199,7 @@ def cases() -> Iterator[Case]:
         for form in ("separate", "coded"):
             label = f"crossing {form} over pages, split {name}"
             yield label, partial(cross, form, LONG, dtype, 16, 64, 2)
+        yield f"crossing odd slice {name}", partial(cross, "separate", SHORT, dtype, 128, 64, 3)
         yield f"crossing wide {name}", partial(cross, "separate", SHORT, dtype, 128, 128, 16)
 
 

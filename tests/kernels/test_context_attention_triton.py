@@ -150,15 +150,21 @@ RAGGED = {
 }
 
 
+DIMS, HEADS = (16, 32, 64, 128, 256), ((4, 4), (8, 2), (5, 1))
+
+
 @on_gpu
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("dim", [16, 32, 64, 128, 256])
-@pytest.mark.parametrize(("heads", "groups"), [(4, 4), (8, 2), (5, 1)])
-@pytest.mark.parametrize(("new", "total"), RAGGED.values(), ids=RAGGED)
-def test_matrix(
-    new: list[int], total: list[int], heads: int, groups: int, dim: int, dtype: torch.dtype
-) -> None:
-    _accept(_inputs(new, total, heads, groups, dim, dtype), 2 * dim**-0.5)
+@pytest.mark.parametrize(
+    ("shape", "dim", "heads", "groups"),
+    [
+        (shape, dim, *HEADS[(i + j) % 3])  # every pair of shape, dim and heads
+        for i, shape in enumerate(RAGGED)
+        for j, dim in enumerate(DIMS)
+    ],
+)
+def test_matrix(shape: str, dim: int, heads: int, groups: int, dtype: torch.dtype) -> None:
+    _accept(_inputs(*RAGGED[shape], heads, groups, dim, dtype), 2 * dim**-0.5)
 
 
 @on_gpu

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from kernels.crossing_attention import crossing_attention, reference
-from kernels.crossing_attention.launch import attend, gather
+from kernels.crossing_attention.launch import RUN, attend, gather, problem_of
 from kernels.crossing_attention.plans import Plan, Problem, choose
 from kernels.histories import CollectiveHistory, History, RaggedHistory
 from kernels.kv_expand.reference import expand
@@ -83,7 +83,7 @@ def _accept(
     truth: Callable[[Inputs, float], torch.Tensor] = _in_loops,
 ) -> None:
     """As near to float64 as torch is in the same dtype, and further from a wrong scale."""
-    run = attend if plan is None else partial(gather, plan=plan)
+    run = attend if plan is None else partial(RUN[plan.kind], plan=plan)
     out, wanted = run(*inputs, SCALE), truth(inputs, SCALE)
     bar = 2 * _error(reference.attend(*inputs, SCALE), wanted) + 1e-6
     assert out.dtype == inputs[0].dtype
@@ -217,8 +217,23 @@ LARGE = {
     "ragged": ([129, 0, 1, 300, 64, 77], [0, 1, 63, 257, 1024, 130]),
     "one user has all candidates": ([0, 1000, 0], [257, 4096, 63]),
     "a long history": ([70], [16384]),
-    "many users": ([3] * 300, [1, 63, 257] * 100),
+    "many users": ([3] * 150, [1, 63, 257] * 50),
 }
+RULED_OUT = {"histogram": (), "hopper": ("histogram",), "gather": ("histogram", "hopper", "hopper_dense")}
+"""What a problem must not allow for its plan to be this one, where the device has it."""
+BF16, FP32 = torch.bfloat16, torch.float32
+KINDS = [
+    ("separate", BF16, "hopper"), ("dense", BF16, "hopper"), ("coded", BF16, "hopper"),
+    ("coded", BF16, "histogram"), ("coded", FP32, "histogram"),
+    ("separate", BF16, "gather"), ("separate", FP32, "gather"),
+]  # fmt: skip
+"""Form, dtype and plan."""
+
+
+def _ruled_plan(inputs: Inputs, kind: str) -> Plan:
+    q, k_self, _, history, cu = inputs
+    problem = problem_of(q, k_self, history, cu)
+    return choose(replace(problem, **dict.fromkeys(RULED_OUT[kind], False)))
 
 
 SIZES = [
@@ -229,45 +244,55 @@ SIZES = [
 
 
 @on_gpu
-@pytest.mark.parametrize("form", ["separate", "coded", "dense"])
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize(("form", "dtype", "kind"), KINDS)
 @pytest.mark.parametrize(("candidates", "total"), LARGE.values(), ids=LARGE)
 def test_gpu_shapes(
     monkeypatch: pytest.MonkeyPatch,
     candidates: list[int],
     total: list[int],
-    dtype: torch.dtype,
     form: str,
+    dtype: torch.dtype,
+    kind: str,
 ) -> None:
     monkeypatch.setattr(histories, "PAGE", 128)
-    _accept(_inputs(form, candidates, total, dtype, dim=64), None, _in_float64)
+    inputs = _inputs(form, candidates, total, dtype, dim=64)
+    _accept(inputs, _ruled_plan(inputs, kind), _in_float64)
 
 
 @on_gpu
 @pytest.mark.parametrize("form", FORMS)
 def test_gpu_tiles_over_pages(form: str) -> None:
-    inputs = _inputs(form, *LARGE["ragged"], torch.bfloat16, dim=64)
-    _accept(inputs, None, _in_float64)
+    inputs = _inputs(form, *LARGE["ragged"], BF16, dim=64)
+    _accept(inputs, _ruled_plan(inputs, "hopper"), _in_float64)
 
 
 @on_gpu
-@pytest.mark.parametrize(("dim", "group", "width"), SIZES)
 @pytest.mark.parametrize(
-    ("form", "dtype"),
-    [("separate", torch.bfloat16), ("separate", torch.float32), ("coded", torch.bfloat16)],
+    ("dim", "group", "width", "form", "dtype", "kind"),
+    [
+        (*size, *how)
+        for number, size in enumerate(SIZES)
+        for how in (
+            ("separate", BF16, "hopper"),
+            ("coded", BF16, "hopper"),
+            ("separate", (BF16, FP32)[number % 2], "gather"),
+        )
+    ],
 )
 def test_gpu_sizes(
     monkeypatch: pytest.MonkeyPatch,
-    form: str,
-    dtype: torch.dtype,
     dim: int,
     group: int,
     width: int,
+    form: str,
+    dtype: torch.dtype,
+    kind: str,
 ) -> None:
+    """A slice of 5 numbers is expanded first; heads of 16 are gathered in any case."""
     monkeypatch.setattr(histories, "PAGE", 128)
     heads = group * GROUPS
     inputs = _inputs(form, [129, 0, 1, 70], [257, 63, 0, 600], dtype, heads, dim, width)
-    _accept(inputs, None, _in_float64)
+    _accept(inputs, _ruled_plan(inputs, kind), _in_float64)
 
 
 @on_gpu
