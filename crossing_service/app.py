@@ -16,6 +16,7 @@ from shared.kv.store import greet
 from shared.kv.valkey import ValkeyStore
 from shared.logs import configure_logs
 from shared.model.checkpoint import load_checkpoint
+from shared.model.config import DTYPES
 from shared.rpc.batcher import Batcher
 from shared.rpc.server import run_service, serve
 from shared.settings import SettingsError, read_settings
@@ -25,7 +26,9 @@ async def serve_crossing() -> None:
     """Serve until SIGTERM."""
     server, store_settings, model, settings = read_settings(CrossingSettings)
     configure_logs("crossing", server.log_level)
-    checkpoint = load_checkpoint(model.checkpoint, device=model.device)
+    checkpoint = load_checkpoint(
+        model.checkpoint, device=model.device, dtype=DTYPES[settings.dtype]
+    )
     config, fingerprint = checkpoint.config, checkpoint.fingerprint
     require_room(server.max_message_bytes, settings.max_candidates, config.feature_dim)
     layout = checkpoint.ranker.layout

@@ -22,6 +22,7 @@ from crosskv.v1 import crossing_pb2, crossing_pb2_grpc
 from shared.kv.codec import EntryCodec
 from shared.kv.valkey import ValkeyStore
 from shared.model.checkpoint import Checkpoint, load_checkpoint
+from shared.model.config import DTYPES
 from shared.rpc.ports import free_port
 from shared.settings import StoreSettings
 from tests.crossing_service.house import House
@@ -55,15 +56,16 @@ def process(checkpoint: Path, **variables: Any) -> Iterator[tuple[subprocess.Pop
         running.communicate()
 
 
-async def test_serves_the_models_scores_and_ends_cleanly(tmp_path: Path, valkey_url: str) -> None:
-    house = House()
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+async def test_serves_the_models_scores_and_ends_cleanly(
+    dtype: str, tmp_path: Path, valkey_url: str
+) -> None:
+    house, user = House(), f"crossing-process-{dtype}"
     fingerprint = tiny_checkpoint_dir(tmp_path, tiny_config())
-    loaded: Checkpoint = load_checkpoint(tmp_path)
+    loaded: Checkpoint = load_checkpoint(tmp_path, dtype=DTYPES[dtype])
     codec = EntryCodec(house.layout, fingerprint, max_tokens=house.config.max_history)
-    made = house.codec.decode("crossing-process", house.value("crossing-process", 37, 9))
-    header = type(made.header)(
-        fingerprint, "crossing-process", 37, made.header.last_event_time_s, 9, 0
-    )
+    made = house.codec.decode(user, house.value(user, 37, 9))
+    header = type(made.header)(fingerprint, user, 37, made.header.last_event_time_s, 9, 0)
     value = codec.encode(header, made.payload)
     store = ValkeyStore.connect(StoreSettings(url=valkey_url))
     await store.put(header, value)
@@ -74,6 +76,7 @@ async def test_serves_the_models_scores_and_ends_cleanly(tmp_path: Path, valkey_
         tmp_path,
         STORE_URL=valkey_url,
         CROSSING_MAX_CANDIDATES=20,
+        **({} if dtype == "float32" else {"CROSSING_DTYPE": dtype}),
         SERVER_METRICS_PORT=metrics_port,
     ) as (running, address):
         async with grpc.aio.insecure_channel(address) as channel:
@@ -95,7 +98,7 @@ async def test_serves_the_models_scores_and_ends_cleanly(tmp_path: Path, valkey_
             assert candidates.surfaces is not None
             assert candidates.features is not None
             request = crossing_pb2.ScoreCandidatesRequest(
-                user_id="crossing-process",
+                user_id=user,
                 item_ids=candidates.item_ids,
                 surfaces=candidates.surfaces,
                 features=candidates.features.ravel(),
@@ -104,7 +107,7 @@ async def test_serves_the_models_scores_and_ends_cleanly(tmp_path: Path, valkey_
             reply = await crossing.ScoreCandidates(request, timeout=10)
             assert loaded.fingerprint == reply.model_fingerprint
             house.codec, house.checkpoint = codec, loaded
-            expected = house.direct(value, "crossing-process", candidates)
+            expected = house.direct(value, user, candidates)
             np.testing.assert_array_equal(np.array(reply.scores, np.float32), expected.ravel())
 
             url = f"http://127.0.0.1:{metrics_port}/metrics"
