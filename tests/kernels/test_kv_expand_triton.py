@@ -231,9 +231,14 @@ def test_a_history_that_does_not_fit_is_refused(history: Paged, message: str) ->
 
 
 @GPU
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("form", PAGED)
-@pytest.mark.parametrize(("dim", "width"), [(32, 1), (64, 2), (128, 16), (256, 1)])
+@pytest.mark.parametrize(
+    ("form", "dim", "width", "dtype"),
+    [
+        (form, *size, DTYPES[(i + j) % 2])  # every pair of form, size and dtype
+        for i, form in enumerate(PAGED)
+        for j, size in enumerate([(32, 1), (64, 2), (128, 16), (256, 1)])
+    ],
+)
 def test_gpu_matrix(form: str, dim: int, width: int, dtype: torch.dtype) -> None:
     lengths = [0, 1, 63, 257, 0, 1024]
     history, _, _ = random_history(form, lengths, seed=6, dim=dim, width=width)
