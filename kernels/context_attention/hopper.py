@@ -48,20 +48,18 @@ def context_kernel(
     """[T_new, H, D] causal attention of each user's newest tokens to all of its tokens.
 
     Tiles begin at multiples of TILE_ROWS of a user's own positions, so that a query meets the same
-    tiles in the same order whether it is encoded or appended. Grid: (H, tiles); a user's later
-    tiles, which see more, come first.
+    tiles in the same order whether it is encoded or appended. A user's later tiles, which see more,
+    come first. Grid: (H, most tiles that there can be).
     """
     HEADS: gl.constexpr = GROUP * KV_HEADS
     head = gl.program_id(0)
-    tile = gl.program_id(1)
-    user = find_user(cu_query, users, tile, 1, 2)
-    query0 = gl.load(cu_query + user)
-    new = gl.load(cu_query + user + 1) - query0
-    token0 = gl.load(cu_history + user)
-    tokens = gl.load(cu_history + user + 1) - token0
-    older = tokens - new
-    row0 = ((tokens - 1) // TILE_ROWS - (tile - query0 // TILE_ROWS - 2 * user)) * TILE_ROWS
-    if (new > 0) & (row0 + TILE_ROWS > older):
+    user, tile = find_user(cu_query, cu_history, users, gl.program_id(1), 1)
+    if user < users:
+        query0 = gl.load(cu_query + user)
+        token0 = gl.load(cu_history + user)
+        tokens = gl.load(cu_history + user + 1) - token0
+        older = tokens - gl.load(cu_query + user + 1) + query0
+        row0 = ((tokens - 1) // TILE_ROWS - tile) * TILE_ROWS
         q_tiles, k_tiles, v_tiles, k_full, v_full, k_empty, v_empty = allocate_tiles(
             q.dtype.element_ty, D, BLOCK_N, STAGES
         )

@@ -12,30 +12,34 @@ from kernels.hopper.tiles import ROWS, TILE_ROWS, allocate_tiles, find_user
 
 @gluon.jit
 def _work(
-    item, row_tiles, cu_candidates, cu_history, users,
+    item, cu_candidates, cu_history, users,
     GROUP: gl.constexpr, KV_HEADS: gl.constexpr, BLOCK_N: gl.constexpr, SPLITS: gl.constexpr,
 ):  # fmt: skip
-    """Whose rows and which tokens an item has; items go tiles first, then heads, then splits."""
-    tile = item % row_tiles
-    kv_head = item // row_tiles % KV_HEADS
-    split = item // row_tiles // KV_HEADS
-    user = find_user(cu_candidates, users, tile, GROUP, 1)
+    """Whose rows and which tokens an item has; `rows` is 0 for items past the last tile.
+
+    Items go splits first, then heads, then tiles, so that those without work come last.
+    """
+    split = item % SPLITS
+    kv_head = item // SPLITS % KV_HEADS
+    tile = item // SPLITS // KV_HEADS
+    user, tile = find_user(cu_candidates, cu_candidates, users, tile, GROUP)
+    someone = user < users
     candidate0 = gl.load(cu_candidates + user)
-    rows = (gl.load(cu_candidates + user + 1) - candidate0) * GROUP
-    row0 = (tile - candidate0 * GROUP // TILE_ROWS - user) * TILE_ROWS
-    tokens = gl.load(cu_history + user + 1) - gl.load(cu_history + user)
+    rows = gl.load(cu_candidates + user + 1, mask=someone, other=0) - candidate0
+    begin = gl.load(cu_history + user)
+    tokens = gl.load(cu_history + user + 1, mask=someone, other=0) - begin
     share = gl.cdiv(gl.cdiv(tokens, BLOCK_N), SPLITS) * BLOCK_N
     first = split * share
     end = gl.minimum(tokens, first + share)
-    tiles = gl.cdiv(gl.maximum(end - first, 0), BLOCK_N)
-    return user, kv_head, split, candidate0, row0, rows, first, end, tiles
+    tiles = gl.maximum(1, gl.cdiv(end - first, BLOCK_N))  # a tile of nothing, if there is none
+    return user, kv_head, split, candidate0, tile * TILE_ROWS, rows * GROUP, first, end, tiles
 
 
 @gluon.jit
 def _multiply(
     q_tile, k_tiles, v_tiles, k_full, v_full, k_empty, v_empty,
     q, k_self, v_self, out, partial, statistics, all_rows, cu_candidates, cu_history, users,
-    row_tiles, items, offset, scale_log2,
+    items, offset, scale_log2,
     GROUP: gl.constexpr, KV_HEADS: gl.constexpr, D: gl.constexpr, BLOCK_N: gl.constexpr,
     STAGES: gl.constexpr, SPLITS: gl.constexpr,
 ):  # fmt: skip
@@ -44,7 +48,7 @@ def _multiply(
     phase = 0
     for item in range(gl.program_id(0), items, gl.num_programs(0)):
         user, kv_head, split, candidate0, row0, rows, first, end, tiles = _work(
-            item, row_tiles, cu_candidates, cu_history, users, GROUP, KV_HEADS, BLOCK_N, SPLITS
+            item, cu_candidates, cu_history, users, GROUP, KV_HEADS, BLOCK_N, SPLITS
         )
         if row0 < rows:
             newest = end - first - (tiles - 1) * BLOCK_N
@@ -61,7 +65,7 @@ def _copy(
     k_tiles, v_tiles, k_full, v_full, k_empty, v_empty,
     k_rows, v_rows, k_index, v_index, k_slices, v_slices, codebook, code_vectors, step,
     block_table, table_stride, row_stride, k_slice_stride, v_slice_stride, pool_rows,
-    cu_candidates, cu_history, users, row_tiles, items,
+    cu_candidates, cu_history, users, items,
     GROUP: gl.constexpr, KV_HEADS: gl.constexpr, D: gl.constexpr, U: gl.constexpr,
     PAGE: gl.constexpr, FORM: gl.constexpr, BLOCK_N: gl.constexpr, STAGES: gl.constexpr,
     SPLITS: gl.constexpr,
@@ -71,7 +75,7 @@ def _copy(
     phase = 0
     for item in range(gl.program_id(0), items, gl.num_programs(0)):
         user, kv_head, split, candidate0, row0, rows, first, end, tiles = _work(
-            item, row_tiles, cu_candidates, cu_history, users, GROUP, KV_HEADS, BLOCK_N, SPLITS
+            item, cu_candidates, cu_history, users, GROUP, KV_HEADS, BLOCK_N, SPLITS
         )
         if row0 < rows:
             begin = kv_head * D
@@ -87,11 +91,11 @@ def _copy(
 
 
 @gluon.jit(
-    do_not_specialize=["all_rows", "users", "row_tiles", "items", "code_vectors", "pool_rows"]
+    do_not_specialize=["all_rows", "users", "items", "code_vectors", "pool_rows"]
 )
 def crossing_kernel(
     q, k_self, v_self, out, partial, statistics, all_rows, cu_candidates, cu_history, users,
-    row_tiles, items, k_rows, v_rows, k_index, v_index, k_slices, v_slices, codebook,
+    items, k_rows, v_rows, k_index, v_index, k_slices, v_slices, codebook,
     code_vectors, value_scale,
     block_table, table_stride, row_stride, k_slice_stride, v_slice_stride, pool_rows, scale_log2,
     GROUP: gl.constexpr, KV_HEADS: gl.constexpr, D: gl.constexpr, U: gl.constexpr,
@@ -101,7 +105,7 @@ def crossing_kernel(
 ):  # fmt: skip
     """[N, H, D] attention of candidates over their users' history and themselves.
 
-    Grid: as many programs as run at once; `items` = row_tiles * KV_HEADS * SPLITS.
+    Grid: as many programs as run at once; `items` = most tiles there can be * KV_HEADS * SPLITS.
     """
     q_tiles, k_tiles, v_tiles, k_full, v_full, k_empty, v_empty = allocate_tiles(
         q.dtype.element_ty, D, BLOCK_N, STAGES
@@ -114,19 +118,19 @@ def crossing_kernel(
             (_multiply, (
                 q_tiles.index(0), k_tiles, v_tiles, k_full, v_full, k_empty, v_empty,
                 q, k_self, v_self, out, partial, statistics, all_rows, cu_candidates, cu_history,
-                users, row_tiles, items, 0, scale_log2, GROUP, KV_HEADS, D, BLOCK_N, STAGES, SPLITS,
+                users, items, 0, scale_log2, GROUP, KV_HEADS, D, BLOCK_N, STAGES, SPLITS,
             )),
             (_multiply, (
                 q_tiles.index(1), k_tiles, v_tiles, k_full, v_full, k_empty, v_empty,
                 q, k_self, v_self, out, partial, statistics, all_rows, cu_candidates, cu_history,
-                users, row_tiles, items, ROWS, scale_log2, GROUP, KV_HEADS, D, BLOCK_N, STAGES,
+                users, items, ROWS, scale_log2, GROUP, KV_HEADS, D, BLOCK_N, STAGES,
                 SPLITS,
             )),
             (_copy, (
                 k_tiles, v_tiles, k_full, v_full, k_empty, v_empty,
                 k_rows, v_rows, k_index, v_index, k_slices, v_slices, codebook, code_vectors, step,
                 block_table, table_stride, row_stride, k_slice_stride, v_slice_stride, pool_rows,
-                cu_candidates, cu_history, users, row_tiles, items,
+                cu_candidates, cu_history, users, items,
                 GROUP, KV_HEADS, D, U, PAGE, FORM, BLOCK_N, STAGES, SPLITS,
             )),
         ],

@@ -69,8 +69,8 @@ def attend_on_hopper(
     if plan.splits > 1:
         partial = torch.empty(plan.splits, rows, dim, dtype=torch.float32, device=q.device)
         statistics = torch.empty(plan.splits, 2, rows, dtype=torch.float32, device=q.device)
-    row_tiles = rows // kv_heads // plan.block_m + users
-    items = row_tiles * kv_heads * plan.splits
+    # A user has at most its rows / block_m whole tiles and a part of one.
+    items = (rows // kv_heads // plan.block_m + users) * kv_heads * plan.splits
     multiply, copy = registers_for(dim)
     crossing_kernel[(min(items, processors(q.device)),)](
         q,
@@ -82,7 +82,6 @@ def attend_on_hopper(
         all_rows=rows,
         cu_candidates=cu_candidates,
         users=users,
-        row_tiles=row_tiles,
         items=items,
         scale_log2=scale * log2(e),
         GROUP=heads // kv_heads,

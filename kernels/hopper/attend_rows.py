@@ -36,34 +36,39 @@ def attend_rows(
     P: gl.constexpr = gl.DotOperandLayout(0, O, 2)
     LOAD: gl.constexpr = gl.BlockedLayout([1, 8], [256 // D, D // 8], [WARPS, 1], [1, 0])
     MASKED: gl.constexpr = TILE_ROWS // BLOCK_N if CAUSAL else 1
+    # Weights that a step carries in pairs of 16 bits are packed anew: 8 % of the instructions. From
+    # D 128 on there are no registers to carry them in 32 bits.
+    NARROW_LATE: gl.constexpr = D <= 64
 
+    # All loads of an item first: each alone would wait for device memory.
     r = row0 + gl.arange(0, ROWS, gl.SliceLayout(1, LOAD))
     d = gl.arange(0, D, gl.SliceLayout(0, LOAD))
     mine = (r >= first_row) & (r < end_row)
     token = (token0 + r // GROUP).to(gl.int64)
     q_at = (token * HEADS + head0 + r % GROUP) * D
     q_rows = gl.load(q + q_at[:, None] + d[None, :], mask=mine[:, None], other=0.0)  # [ROWS, D]
-    q_tile.store(q_rows)
-    fence_async_shared()
-
-    row = gl.arange(0, ROWS, gl.SliceLayout(1, O))
+    out_row = row0 + gl.arange(0, ROWS, gl.SliceLayout(1, O))
     column = gl.arange(0, D, gl.SliceLayout(0, O))
-    out_row = row0 + row
     out_mine = (out_row >= first_row) & (out_row < end_row)
     out_token = (token0 + out_row // GROUP).to(gl.int64)
     if SELF:
         seeded = split == 0
         self_at = (token * (HEADS // GROUP) + head0 // GROUP) * D
         k_rows = gl.load(k_self + self_at[:, None] + d[None, :], mask=mine[:, None], other=0.0)
-        logit = gl.sum(q_rows.to(gl.float32) * k_rows.to(gl.float32), 1) * scale_log2
-        m = gl.convert_layout(gl.where(seeded, logit, NOTHING), gl.SliceLayout(1, S))  # [ROWS]
-        l = gl.where(seeded, m * 0.0 + 1.0, 0.0)
         out_self = (out_token * (HEADS // GROUP) + head0 // GROUP) * D
-        acc = gl.load(
+        own = gl.load(
             v_self + out_self[:, None] + column[None, :],
             mask=(out_mine & seeded)[:, None],
             other=0.0,
-        ).to(gl.float32)  # [ROWS, D]
+        )  # [ROWS, D]
+    q_tile.store(q_rows)
+    fence_async_shared()
+
+    if SELF:
+        logit = gl.sum(q_rows.to(gl.float32) * k_rows.to(gl.float32), 1) * scale_log2
+        m = gl.convert_layout(gl.where(seeded, logit, NOTHING), gl.SliceLayout(1, S))  # [ROWS]
+        l = gl.where(seeded, m * 0.0 + 1.0, 0.0)
+        acc = own.to(gl.float32)
     else:
         m = gl.full([ROWS], NOTHING, gl.float32, gl.SliceLayout(1, S))
         l = gl.zeros([ROWS], gl.float32, gl.SliceLayout(1, S))
@@ -74,49 +79,54 @@ def attend_rows(
     if CAUSAL:
         past = past - gl.arange(0, ROWS, gl.SliceLayout(1, S))[:, None]
 
-    if tiles > 0:
+    mbarrier.wait(k_full.index(stage), phase)
+    s = warpgroup_mma(
+        q_tile, k_tiles.index(stage).permute([1, 0]), zero, use_acc=False, is_async=True
+    )
+    s = warpgroup_mma_wait(0, deps=[s])  # [ROWS, BLOCK_N]
+    mbarrier.arrive(k_empty.index(stage), count=1)
+    s = gl.where(past <= 0, s, -float("inf"))
+    m_new = gl.maximum(m, gl.max(s, 1) * scale_log2)
+    p = gl.exp2(s * scale_log2 - m_new[:, None])
+    alpha = gl.exp2(m - m_new)
+    l = l * alpha + gl.sum(p, 1)
+    m = m_new
+    acc = acc * gl.convert_layout(alpha, gl.SliceLayout(1, O))[:, None]
+    if not NARROW_LATE:
+        weights = gl.convert_layout(p.to(q_tile.dtype), P)
+    for i in range(1, tiles):
+        if NARROW_LATE:
+            weights = gl.convert_layout(p.to(q_tile.dtype), P)
+        before = stage
+        before_phase = phase
+        stage, phase = advance(stage, phase, STAGES)
         mbarrier.wait(k_full.index(stage), phase)
-        s = warpgroup_mma(
+        s_next = warpgroup_mma(
             q_tile, k_tiles.index(stage).permute([1, 0]), zero, use_acc=False, is_async=True
         )
-        s = warpgroup_mma_wait(0, deps=[s])  # [ROWS, BLOCK_N]
+        mbarrier.wait(v_full.index(before), before_phase)
+        acc_next = warpgroup_mma(weights, v_tiles.index(before), acc, is_async=True)
+        s = warpgroup_mma_wait(1, deps=[s_next])
         mbarrier.arrive(k_empty.index(stage), count=1)
-        s = gl.where(past <= 0, s, -float("inf"))
+        if MASKED > 1:
+            s = gl.where((past <= i * BLOCK_N), s, -float("inf"))
         m_new = gl.maximum(m, gl.max(s, 1) * scale_log2)
         p = gl.exp2(s * scale_log2 - m_new[:, None])
         alpha = gl.exp2(m - m_new)
         l = l * alpha + gl.sum(p, 1)
         m = m_new
+        acc, weights = warpgroup_mma_wait(0, deps=[acc_next, weights])
+        mbarrier.arrive(v_empty.index(before), count=1)
         acc = acc * gl.convert_layout(alpha, gl.SliceLayout(1, O))[:, None]
-        weights = gl.convert_layout(p.to(q_tile.dtype), P)
-        for i in range(1, tiles):
-            before = stage
-            before_phase = phase
-            stage, phase = advance(stage, phase, STAGES)
-            mbarrier.wait(k_full.index(stage), phase)
-            s_next = warpgroup_mma(
-                q_tile, k_tiles.index(stage).permute([1, 0]), zero, use_acc=False, is_async=True
-            )
-            mbarrier.wait(v_full.index(before), before_phase)
-            acc_next = warpgroup_mma(weights, v_tiles.index(before), acc, is_async=True)
-            s = warpgroup_mma_wait(1, deps=[s_next])
-            mbarrier.arrive(k_empty.index(stage), count=1)
-            if MASKED > 1:
-                s = gl.where((past <= i * BLOCK_N), s, -float("inf"))
-            m_new = gl.maximum(m, gl.max(s, 1) * scale_log2)
-            p = gl.exp2(s * scale_log2 - m_new[:, None])
-            alpha = gl.exp2(m - m_new)
-            l = l * alpha + gl.sum(p, 1)
-            m = m_new
-            acc, weights = warpgroup_mma_wait(0, deps=[acc_next, weights])
-            mbarrier.arrive(v_empty.index(before), count=1)
-            acc = acc * gl.convert_layout(alpha, gl.SliceLayout(1, O))[:, None]
+        if not NARROW_LATE:
             weights = gl.convert_layout(p.to(q_tile.dtype), P)
-        mbarrier.wait(v_full.index(stage), phase)
-        acc = warpgroup_mma(weights, v_tiles.index(stage), acc, is_async=True)
-        acc = warpgroup_mma_wait(0, deps=[acc])
-        mbarrier.arrive(v_empty.index(stage), count=1)
-        stage, phase = advance(stage, phase, STAGES)
+    if NARROW_LATE:
+        weights = gl.convert_layout(p.to(q_tile.dtype), P)
+    mbarrier.wait(v_full.index(stage), phase)
+    acc = warpgroup_mma(weights, v_tiles.index(stage), acc, is_async=True)
+    acc = warpgroup_mma_wait(0, deps=[acc])
+    mbarrier.arrive(v_empty.index(stage), count=1)
+    stage, phase = advance(stage, phase, STAGES)
 
     l = gl.convert_layout(l, gl.SliceLayout(1, O))
     out_at = out_token * HEADS + head0 + out_row % GROUP

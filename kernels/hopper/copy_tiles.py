@@ -10,7 +10,10 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     mbarrier,
 )
 
-from kernels.hopper.tiles import WARPS, advance, retreat
+from kernels.hopper.tiles import WARPS, advance
+
+# Renamed after Triton 3.6.
+copy_rows = getattr(async_copy, "async_load", None) or async_copy.async_copy_global_to_shared
 
 RAGGED = gl.constexpr(0)
 """Rows lie behind each other."""
@@ -29,33 +32,45 @@ def _row_starts(
 ):  # fmt: skip
     """A base and [BLOCK_N] offsets at which the rows of a tile's tokens begin.
 
-    A token past the end gets a row that is safe to read.
+    Pooled forms give a token past the end some row of the pool; the other two are not to be read.
     """
-    slot = token
-    token = gl.minimum(token, end - 1 - start)
     if FORM == RAGGED:
         base = start.to(gl.int64) * STRIDE
         starts = token * STRIDE
     elif PAGE % BLOCK_N == 0:  # the tile lies in one page, its tokens behind each other
-        page = gl.load(pages + start // PAGE).to(gl.int64)
+        some = start < end
+        page = gl.load(pages + start // PAGE, mask=some, other=0).to(gl.int64)
         if FORM == PAGED:
             base = page * page_stride + start % PAGE * STRIDE
             starts = token * STRIDE
         else:
             base = gl.to_tensor(0)
-            at = page * page_stride + start % PAGE + slot
-            row = gl.load(index + gl.max_contiguous(gl.multiple_of(at, 8), 8)).to(gl.int32)
+            at = page * page_stride + start % PAGE + token
+            at = gl.max_contiguous(gl.multiple_of(at, 8), 8)
+            row = gl.load(index + at, mask=some, other=0).to(gl.int32)
             starts = gl.minimum(row & 0xFFFF, pool_rows - 1) * STRIDE
     else:
-        page = gl.load(pages + (start + token) // PAGE).to(gl.int64)
+        some = start + token < end
+        page = gl.load(pages + (start + token) // PAGE, mask=some, other=0).to(gl.int64)
         slot = (start + token) % PAGE
         base = gl.to_tensor(0)
         if FORM == PAGED:
             starts = page * page_stride + slot * STRIDE
         else:
-            row = gl.load(index + page * page_stride + slot).to(gl.int32)
+            row = gl.load(index + page * page_stride + slot, mask=some, other=0).to(gl.int32)
             starts = gl.minimum(row & 0xFFFF, pool_rows - 1) * STRIDE
     return base, starts
+
+
+@gluon.jit
+def _copy(tile, rows, base, starts, d, start, token, end, FORM: gl.constexpr):
+    """Begin to copy a tile's rows; what lies past the end of a dense history becomes zero."""
+    if FORM == RAGGED or FORM == PAGED:
+        some = start + token < end
+        copy_rows(tile, rows + base + starts[:, None] + d[None, :], mask=some[:, None])
+    else:
+        copy_rows(tile, rows + base + starts[:, None] + d[None, :])
+    async_copy.commit_group()
 
 
 @gluon.jit
@@ -98,7 +113,8 @@ def copy_tiles(
     """Copy the `tiles` tiles of tokens `first` to `end`; returns where the rings stand.
 
     `k_rows`, `v_rows` point at the head's part of a pool, a page or a ragged history, whose rows
-    are STRIDE numbers apart. One copy is always under way while the one before is handed over.
+    are STRIDE numbers apart. A tile is handed over STAGES - 1 tiles after its copy began. It waits
+    for no more than that: its slot was emptied by products that need only tiles handed over before.
     """
     # A thread copies 16 bytes of RUN neighbouring tokens: their row numbers are one load.
     PASS: gl.constexpr = WARPS * (256 // D)
@@ -107,95 +123,66 @@ def copy_tiles(
     WIDTH: gl.constexpr = U if U > 0 else 1
     SLICES: gl.constexpr = gl.BlockedLayout([1, WIDTH], [32, 1], [WARPS, 1], [1, 0])
     CODE: gl.constexpr = FORM == CODED
+    BEHIND: gl.constexpr = STAGES - 1
     token = gl.arange(0, BLOCK_N, gl.SliceLayout(1, L))
     d = gl.arange(0, D, gl.SliceLayout(0, L))
     slice_token = gl.arange(0, BLOCK_N, gl.SliceLayout(1, SLICES))
     u = gl.arange(0, WIDTH, gl.SliceLayout(0, SLICES))
     k_slice = gl.zeros([BLOCK_N, WIDTH], gl.float32, SLICES)
-    v_slice = gl.zeros([BLOCK_N, WIDTH], gl.float32, SLICES)
-    if tiles > 0:
-        start = first + (tiles - 1) * BLOCK_N
+    v_slice = gl.full([BLOCK_N, WIDTH], 1.0, gl.float32, SLICES)
+    start = first + (tiles - 1) * BLOCK_N
+    k_base, k_at = _row_starts(
+        k_index, pages, row_stride, pool_rows, start, token, end, STRIDE, PAGE, BLOCK_N, FORM
+    )
+    v_base, v_at = _row_starts(
+        v_index, pages, row_stride, pool_rows, start, token, end, STRIDE, PAGE, BLOCK_N, FORM
+    )
+    for i in range(tiles):
+        done, _ = advance(stage, phase, STAGES)  # the slot whose copies began BEHIND tiles ago
+        older = gl.maximum(start - BLOCK_N, first)
+        mbarrier.wait(k_empty.index(stage), phase ^ 1)
+        _copy(k_tiles.index(stage), k_rows, k_base, k_at, d, start, token, end, FORM)
         k_base, k_at = _row_starts(
-            k_index, pages, row_stride, pool_rows, start, token, end, STRIDE, PAGE, BLOCK_N, FORM
+            k_index, pages, row_stride, pool_rows, older, token, end, STRIDE, PAGE, BLOCK_N, FORM
         )
+        if i >= BEHIND:
+            async_copy.wait_group(2 * BEHIND)
+            _hand_over(k_tiles.index(done), k_full.index(done), k_slice, U)
+        mbarrier.wait(v_empty.index(stage), phase ^ 1)
+        _copy(v_tiles.index(stage), v_rows, v_base, v_at, d, start, token, end, FORM)
         v_base, v_at = _row_starts(
-            v_index, pages, row_stride, pool_rows, start, token, end, STRIDE, PAGE, BLOCK_N, FORM
+            v_index, pages, row_stride, pool_rows, older, token, end, STRIDE, PAGE, BLOCK_N, FORM
         )
-        for i in range(tiles):
-            before, before_phase = retreat(stage, phase, STAGES)
-            mbarrier.wait(k_empty.index(stage), phase ^ 1)
-            async_copy.async_copy_global_to_shared(
-                k_tiles.index(stage), k_rows + k_base + k_at[:, None] + d[None, :]
-            )
-            async_copy.commit_group()
+        if i >= BEHIND:
+            async_copy.wait_group(2 * BEHIND)
+            _hand_over(v_tiles.index(done), v_full.index(done), v_slice, U)
+        if U > 0:  # of the tile that is handed over next
+            behind = first + (tiles - i + BEHIND - 2) * BLOCK_N
+            k_slice = _user_slices(
+                k_slices, codebook, code_vectors, 1.0, pages, k_slice_stride,
+                behind, slice_token, u, end, U, PAGE, CODE,
+            )  # fmt: skip
+            v_slice = _user_slices(
+                v_slices, codebook, code_vectors, step, pages, v_slice_stride,
+                behind, slice_token, u, end, U, PAGE, False,
+            )  # fmt: skip
+        stage, phase = advance(stage, phase, STAGES)
+        start = older
+    for left in gl.static_range(BEHIND, 0, -1):
+        if tiles >= left:
+            slot = (stage + STAGES - left) % STAGES
+            oldest = first + (left - 1) * BLOCK_N
             if U > 0:
                 k_slice = _user_slices(
                     k_slices, codebook, code_vectors, 1.0, pages, k_slice_stride,
-                    start, slice_token, u, end, U, PAGE, CODE,
+                    oldest, slice_token, u, end, U, PAGE, CODE,
                 )  # fmt: skip
-            older = gl.maximum(start - BLOCK_N, first)
-            k_base, k_at = _row_starts(
-                k_index,
-                pages,
-                row_stride,
-                pool_rows,
-                older,
-                token,
-                end,
-                STRIDE,
-                PAGE,
-                BLOCK_N,
-                FORM,
-            )
-            if i > 1:
-                async_copy.wait_group(1)
-                two_before, _ = retreat(before, before_phase, STAGES)
-                _hand_over(v_tiles.index(two_before), v_full.index(two_before), v_slice, U)
-            if i > 0:
-                mbarrier.wait(v_empty.index(before), before_phase ^ 1)
-                async_copy.async_copy_global_to_shared(
-                    v_tiles.index(before), v_rows + v_base + v_at[:, None] + d[None, :]
-                )
-                async_copy.commit_group()
-                if U > 0:
-                    v_slice = _user_slices(
-                        v_slices, codebook, code_vectors, step, pages, v_slice_stride,
-                        start + BLOCK_N, slice_token, u, end, U, PAGE, False,
-                    )  # fmt: skip
-                v_base, v_at = _row_starts(
-                    v_index,
-                    pages,
-                    row_stride,
-                    pool_rows,
-                    start,
-                    token,
-                    end,
-                    STRIDE,
-                    PAGE,
-                    BLOCK_N,
-                    FORM,
-                )
-                async_copy.wait_group(1)
-            else:
-                async_copy.wait_group(0)
-            _hand_over(k_tiles.index(stage), k_full.index(stage), k_slice, U)
-            stage, phase = advance(stage, phase, STAGES)
-            start = older
-        before, before_phase = retreat(stage, phase, STAGES)
-        mbarrier.wait(v_empty.index(before), before_phase ^ 1)
-        async_copy.async_copy_global_to_shared(
-            v_tiles.index(before), v_rows + v_base + v_at[:, None] + d[None, :]
-        )
-        async_copy.commit_group()
-        if tiles > 1:
-            async_copy.wait_group(1)
-            two_before, _ = retreat(before, before_phase, STAGES)
-            _hand_over(v_tiles.index(two_before), v_full.index(two_before), v_slice, U)
-        if U > 0:
-            v_slice = _user_slices(
-                v_slices, codebook, code_vectors, step, pages, v_slice_stride,
-                first, slice_token, u, end, U, PAGE, False,
-            )  # fmt: skip
-        async_copy.wait_group(0)
-        _hand_over(v_tiles.index(before), v_full.index(before), v_slice, U)
+                v_slice = _user_slices(
+                    v_slices, codebook, code_vectors, step, pages, v_slice_stride,
+                    oldest, slice_token, u, end, U, PAGE, False,
+                )  # fmt: skip
+            async_copy.wait_group(2 * left - 1)
+            _hand_over(k_tiles.index(slot), k_full.index(slot), k_slice, U)
+            async_copy.wait_group(2 * left - 2)
+            _hand_over(v_tiles.index(slot), v_full.index(slot), v_slice, U)
     return stage, phase

@@ -12,8 +12,8 @@ ROWS = gl.constexpr(64)
 """Query rows a warpgroup multiplies at once: a wgmma's."""
 TILE_ROWS = gl.constexpr(128)
 """Query rows of a tile: two warpgroups'."""
-USERS_AT_ONCE = gl.constexpr(64)
-"""Bounds that a warp looks at in one step of its search."""
+USERS_AT_ONCE = gl.constexpr(128)
+"""Bounds that a warpgroup looks at in one step of its search: one a thread."""
 
 
 @gluon.jit
@@ -40,18 +40,34 @@ def allocate_tiles(
 
 
 @gluon.jit
-def find_user(cu, users, tile, scale, spare: gl.constexpr):
-    """The user of a tile, where user b's tiles begin at cu[b] * scale // TILE_ROWS + spare * b."""
-    ENTRIES: gl.constexpr = gl.SliceLayout(
-        1, gl.BlockedLayout([1, 1], [32, 1], [1, WARPS], [1, 0])
-    )  # every warp holds all of them: the count needs no shared memory
-    count = 0
+def _add(a, b):
+    return a + b
+
+
+@gluon.jit
+def find_user(cu_rows, cu_positions, users, tile, scale):
+    """Whose tile number `tile` is, and which of that user's; `users` if it is nobody's.
+
+    A user's rows are the last of its positions, both counted by running bounds and `scale` to one.
+    Tiles begin at positions that are multiples of TILE_ROWS, users' tiles behind each other's.
+    """
+    ENTRIES: gl.constexpr = gl.BlockedLayout([1], [32], [WARPS], [0])
+    user = 0
+    first = 0
+    total = 0
     for start in range(0, users, USERS_AT_ONCE):
         b = start + gl.arange(0, USERS_AT_ONCE, ENTRIES)
-        bound = gl.load(cu + b, mask=b < users, other=0)
-        begun = (bound * scale // TILE_ROWS + spare * b <= tile) & (b < users)
-        count += gl.sum(begun.to(gl.int32), 0)
-    return count - 1
+        some = b < users
+        rows = gl.load(cu_rows + b + 1, mask=some, other=0) - gl.load(cu_rows + b, mask=some, other=0)
+        positions = gl.load(cu_positions + b + 1, mask=some, other=0)
+        positions -= gl.load(cu_positions + b, mask=some, other=0)
+        touched = gl.cdiv(positions * scale, TILE_ROWS) - (positions - rows) * scale // TILE_ROWS
+        tiles = gl.where(rows > 0, touched, 0)
+        over = (total + gl.associative_scan(tiles, 0, _add) <= tile) & some
+        user += gl.sum(over.to(gl.int32), 0)
+        first += gl.sum(gl.where(over, tiles, 0), 0)
+        total += gl.sum(tiles, 0)
+    return user, tile - first
 
 
 @gluon.jit
@@ -59,10 +75,3 @@ def advance(stage, phase, STAGES: gl.constexpr):
     """The next tile of a ring of STAGES, and the parity of its barriers."""
     last = stage == STAGES - 1
     return gl.where(last, 0, stage + 1), phase ^ last.to(gl.int32)
-
-
-@gluon.jit
-def retreat(stage, phase, STAGES: gl.constexpr):
-    """The tile before. Carrying it through a loop instead is folded wrongly by Triton 3.6."""
-    first = stage == 0
-    return gl.where(first, STAGES - 1, stage - 1), phase ^ first.to(gl.int32)
