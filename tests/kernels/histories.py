@@ -21,6 +21,8 @@ from tests.kernels.oracle import Array
 PAGE = 16
 POOL, GROUPS, DIM, CODES = 29, 2, 8, 5
 FORMS = ("ragged", "dense", "dense_bf16", "separate", "tied", "bf16_slices", "no_slice", "coded")
+KINDS = tuple(form for form in FORMS if "bf16" not in form)
+"""The forms that still differ when all numbers are cast to one dtype."""
 
 
 def bounds(lengths: list[int]) -> torch.Tensor:

@@ -84,8 +84,8 @@ def test_against_the_oracle(
 
 @interpreted
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("dim", [16, 32, 64, 128, 256])
-def test_every_head_dimension(dim: int, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("dim", [16, 128, 256])
+def test_every_choice_of_tiles(dim: int, dtype: torch.dtype) -> None:
     _accept(_inputs([5, 0, 130], [5, 3, 130], 4, 2, dim, dtype), dim**-0.5)
     _accept(_inputs([5, 0, 3], [700, 3, 30], 4, 2, dim, dtype), dim**-0.5)
 

@@ -16,7 +16,7 @@ from kernels.crossing_attention.plans import Plan, Problem, choose
 from kernels.histories import CollectiveHistory, History, RaggedHistory
 from kernels.kv_expand.reference import expand
 from tests.kernels import histories, oracle
-from tests.kernels.histories import FORMS, GROUPS, POOL, bounds, random_history
+from tests.kernels.histories import GROUPS, KINDS, POOL, bounds, random_history
 
 CUDA = torch.cuda.is_available()
 DEVICE = "cuda" if CUDA else "cpu"
@@ -109,7 +109,7 @@ PLANS = {
 
 
 @pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", KINDS)
 def test_every_form(form: str, plan: Plan) -> None:
     _accept(_inputs(form, [3, 2, 0, 9], [17, 0, 1, 36]), plan)
 
@@ -147,7 +147,18 @@ def test_bfloat16(form: str, width: int) -> None:
     _accept(_inputs(form, [5, 2], [21, 3], torch.bfloat16, width=width), _plan(16, 2))
 
 
-@pytest.mark.parametrize("form", ["separate", "ragged", "dense_bf16"])
+@pytest.mark.parametrize("form", ["separate", "dense"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("plan", [None, _plan(16, 2)], ids=["chosen", "gather"])
+def test_entries_of_another_dtype(form: str, dtype: torch.dtype, plan: Plan | None) -> None:
+    *rest, history, cu = _inputs(form, [5, 2], [51, 3], dtype)
+    other = torch.float32 if dtype == torch.bfloat16 else torch.bfloat16
+    names = ("key", "value") if form == "dense" else ("key_slice", "value_slice")
+    planes = {name: getattr(history, name).to(other) for name in names}
+    _accept((*rest, replace(history, **planes), cu), plan)
+
+
+@pytest.mark.parametrize("form", ["separate", "ragged", "dense"])
 def test_the_chosen_plan(form: str) -> None:
     _accept(_inputs(form, [5, 2], [150, 3]), None)
 
@@ -219,10 +230,14 @@ LARGE = {
     "a long history": ([70], [16384]),
     "many users": ([3] * 150, [1, 63, 257] * 50),
 }
-RULED_OUT = {"histogram": (), "hopper": ("histogram",), "gather": ("histogram", "hopper", "hopper_dense")}
+RULED_OUT = {
+    "histogram": (),
+    "hopper": ("histogram",),
+    "gather": ("histogram", "hopper", "hopper_dense"),
+}
 """What a problem must not allow for its plan to be this one, where the device has it."""
 BF16, FP32 = torch.bfloat16, torch.float32
-KINDS = [
+FORMS_AND_PLANS = [
     ("separate", BF16, "hopper"), ("dense", BF16, "hopper"), ("coded", BF16, "hopper"),
     ("coded", BF16, "histogram"), ("coded", FP32, "histogram"),
     ("separate", BF16, "gather"), ("separate", FP32, "gather"),
@@ -244,7 +259,7 @@ SIZES = [
 
 
 @on_gpu
-@pytest.mark.parametrize(("form", "dtype", "kind"), KINDS)
+@pytest.mark.parametrize(("form", "dtype", "kind"), FORMS_AND_PLANS)
 @pytest.mark.parametrize(("candidates", "total"), LARGE.values(), ids=LARGE)
 def test_gpu_shapes(
     monkeypatch: pytest.MonkeyPatch,
@@ -260,7 +275,7 @@ def test_gpu_shapes(
 
 
 @on_gpu
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", KINDS)
 def test_gpu_tiles_over_pages(form: str) -> None:
     inputs = _inputs(form, *LARGE["ragged"], BF16, dim=64)
     _accept(inputs, _ruled_plan(inputs, "hopper"), _in_float64)

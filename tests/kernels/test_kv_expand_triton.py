@@ -13,11 +13,11 @@ from triton import next_power_of_2
 from kernels.histories import CodedHistory, CollectiveHistory, DenseHistory, Pages
 from kernels.kv_expand import kv_expand, reference
 from kernels.kv_expand.launch import expand
-from tests.kernels.histories import CODES, FORMS, GROUPS, PAGE, POOL, random_history
+from tests.kernels.histories import CODES, GROUPS, KINDS, PAGE, POOL, random_history
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-PAGED = [form for form in FORMS if form != "ragged"]
+PAGED = [form for form in KINDS if form != "ragged"]
 DTYPES = [torch.bfloat16, torch.float32]
 LENGTHS = {
     "one token": [1],
