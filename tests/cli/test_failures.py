@@ -132,7 +132,9 @@ def test_data_that_are_not_there(runner: CliRunner, checkpoint: Path) -> None:
 COMMANDS = ["up", "demo", "settings", "encode", "rank", "inspect", "delete", "train", "evaluate"]
 
 
-@pytest.mark.parametrize("command", [*COMMANDS, "bench rpc", "bench codec"])
+@pytest.mark.parametrize(
+    "command", [*COMMANDS, *(f"bench {name}" for name in ("rpc", "codec", "kernels", "passes"))]
+)
 def test_help_has_an_example(command: str, runner: CliRunner) -> None:
     result = runner.invoke(app, [*command.split(), "--help"])
     assert result.exit_code == 0
