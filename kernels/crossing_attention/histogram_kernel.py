@@ -19,7 +19,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from kernels.crossing_attention.kernel import _tile_rows
+from kernels.crossing_attention.kernel import tile_rows
 
 LARGEST_SUM = tl.constexpr(2.0**100)
 WIDEST_CODES = tl.constexpr(100.0)
@@ -171,7 +171,7 @@ def attend_kernel(
     GROUP: tl.constexpr = H // G
     head = tl.program_id(1)
     split = tl.program_id(2)
-    first_row, user, next_row = _tile_rows(cu_candidates, users, tl.program_id(0), GROUP, BLOCK_M)
+    first_row, user, next_row = tile_rows(cu_candidates, users, tl.program_id(0), GROUP, BLOCK_M)
     if first_row >= next_row:
         return
     dtype = q.dtype.element_ty

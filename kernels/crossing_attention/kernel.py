@@ -17,7 +17,7 @@ SLICE_TILE = tl.constexpr(16)  # slices of 2 to 16 numbers fill one tensor-core 
 
 
 @triton.jit
-def _tile_rows(cu_candidates, users, tile, GROUP: tl.constexpr, BLOCK_M: tl.constexpr):
+def tile_rows(cu_candidates, users, tile, GROUP: tl.constexpr, BLOCK_M: tl.constexpr):
     """A tile's first query row, its user, and the first row of the next user.
 
     Rows are counted over all users, GROUP to a candidate.
@@ -222,7 +222,7 @@ def attend_kernel(
     GROUP: tl.constexpr = H // G
     WIDTH: tl.constexpr = G * D
     tile, head, split = tl.program_id(0) // G, tl.program_id(0) % G, tl.program_id(1)
-    tile_row, user, next_row = _tile_rows(cu_candidates, users, tile, GROUP, BLOCK_M)
+    tile_row, user, next_row = tile_rows(cu_candidates, users, tile, GROUP, BLOCK_M)
     if tile_row >= next_row:
         return
     first_token = tl.load(cu_history + user)
