@@ -18,11 +18,21 @@ import torch
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
-_TYPES = {torch.bfloat16: "bf16", torch.float32: "fp32", torch.int32: "i32", torch.int64: "i64"}
+_TYPES = {
+    torch.bfloat16: "bf16",
+    torch.float32: "fp32",
+    torch.int64: "i64",
+    torch.int32: "i32",
+    torch.int16: "i16",
+    torch.int8: "i8",
+    torch.uint8: "u8",
+}
 
 
 def compile_for_hopper(kernel: str, args: tuple[Any, ...], **options: Any) -> dict[str, int]:
     """Compile `kernel`, named "module:function", for a launch with `args` and keyword `options`.
+
+    Options are parameters of the kernel, constant or not, and the compiler's.
 
     Returns the bytes of `shared` memory, a thread's bytes of `stack` (spilled registers are there)
     and the number of `wgmma` instructions.
@@ -30,7 +40,11 @@ def compile_for_hopper(kernel: str, args: tuple[Any, ...], **options: Any) -> di
     Raises:
         AssertionError: it does not compile; the message has the compiler's last words.
     """
-    problem = {"kernel": kernel, "args": [_describe(arg) for arg in args], "options": options}
+    problem = {
+        "kernel": kernel,
+        "args": [_describe(arg) for arg in args],
+        "options": {name: _describe(option) for name, option in options.items()},
+    }
     environment = dict(os.environ, TRITON_ALWAYS_COMPILE="1", PYTHONPATH=os.pathsep.join(sys.path))
     environment.pop("TRITON_INTERPRET", None)
     done = subprocess.run(
@@ -47,6 +61,10 @@ def compile_for_hopper(kernel: str, args: tuple[Any, ...], **options: Any) -> di
 
 def _describe(arg: Any) -> str | int:
     """A type in the compiler's words, or a whole number, whose value decides the type."""
+    if isinstance(arg, gl.constexpr):
+        return _describe(arg.value)
+    if isinstance(arg, float):
+        return "fp32"
     if isinstance(arg, TensorDescriptor):
         assert isinstance(arg.layout, gl.NVMMASharedLayout)
         return f"tensordesc<{_TYPES[arg.base.dtype]}{list(arg.block_shape)},{arg.layout!r}>"
@@ -56,7 +74,7 @@ def _describe(arg: Any) -> str | int:
     return arg
 
 
-def _compile(kernel: str, args: list[str | int], options: dict[str, int]) -> dict[str, int]:
+def _compile(kernel: str, args: list[str | int], options: dict[str, str | int]) -> dict[str, int]:
     from triton import knobs  # noqa: PLC0415  only the program compiles
     from triton.backends.compiler import GPUTarget  # noqa: PLC0415
     from triton.compiler import compile  # noqa: PLC0415
@@ -66,7 +84,7 @@ def _compile(kernel: str, args: list[str | int], options: dict[str, int]) -> dic
     function = getattr(import_module(module), name)
     signature, constants, attributes = {}, {}, {}
     for place, parameter in enumerate(function.params):
-        value = options.pop(parameter.name) if parameter.is_constexpr else args[place]
+        value = options.pop(parameter.name) if parameter.name in options else args[place]
         special = isinstance(value, int) and not parameter.do_not_specialize
         if parameter.is_constexpr or (special and value == 1):  # as a launch does
             signature[parameter.name] = "constexpr"

@@ -1,0 +1,111 @@
+"""The Hopper kernels of both attention ops compile for their device on a machine that has none."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from kernels.context_attention import launch as context
+from kernels.crossing_attention import hopper_launch
+from kernels.crossing_attention.plans import Problem, choose
+from kernels.histories import History, RaggedHistory
+from kernels.hopper.device import registers_for
+from tests.kernels.compile_for_hopper import compile_for_hopper
+from tests.kernels.histories import bounds, random_history
+
+SHARED_MEMORY = 227 * 1024  # bytes a program may have
+REGISTERS = 504  # of three threads, one of each warpgroup: 65536 in all, a few withheld
+SPILLED = (
+    192  # bytes of a thread, outside of the loop; pages below a tile spill in the copying role
+)
+
+
+class Recorder:
+    """In the place of a kernel: remembers its launch."""
+
+    def __getitem__(self, grid: tuple[int, ...]) -> Recorder:
+        self.grid = grid
+        return self
+
+    def __call__(self, *args: Any, **options: Any) -> None:
+        self.args, self.options = args, options
+
+
+def _bf16(history: History) -> Any:
+    """The history with its floating-point numbers in bfloat16."""
+    parts = {
+        name: part.bfloat16() if torch.is_tensor(part) and part.is_floating_point() else part
+        for name, part in vars(history).items()
+    }
+    return type(history)(**parts)
+
+
+@pytest.mark.parametrize(
+    ("form", "dim", "candidates", "longest"),
+    [
+        ("bf16_slices", 64, 300, 700),
+        ("bf16_slices", 32, 1, 1),
+        ("no_slice", 128, 8, 16384),
+        ("coded", 256, 300, 700),
+        ("dense_bf16", 128, 64, 16384),
+        ("ragged", 64, 300, 700),
+    ],
+)
+def test_crossing_attention(
+    monkeypatch: pytest.MonkeyPatch, form: str, dim: int, candidates: int, longest: int
+) -> None:
+    launched = Recorder()
+    monkeypatch.setattr(hopper_launch, "crossing_kernel", launched)
+    monkeypatch.setattr(hopper_launch, "combine_kernel", Recorder())
+    monkeypatch.setattr(hopper_launch, "processors", lambda device: 132)
+    history = _bf16(random_history(form, [17, 3], seed=4, dim=dim)[0])
+    q = torch.randn(candidates, 4, dim, dtype=torch.bfloat16)
+    own = torch.randn(candidates, 2, dim, dtype=torch.bfloat16)
+    plan = choose(Problem(candidates, 2, longest, 4, 2, dim, 2, 132, hopper=True))
+    assert plan.kind == "hopper"
+    cu_candidates = bounds([candidates, 0])
+    hopper_launch.attend_on_hopper(q, own, own, history, cu_candidates, 0.3, plan)
+    kernel = "kernels.crossing_attention.hopper:crossing_kernel"
+    compiled = compile_for_hopper(kernel, launched.args, **launched.options)
+    assert compiled["shared"] <= SHARED_MEMORY
+    assert compiled["wgmma"] == 2 * (2 * dim // 16 + 2 * plan.block_n // 16)  # first step and loop
+
+
+@pytest.mark.parametrize("dim", [32, 64, 128, 256])
+def test_context_attention(monkeypatch: pytest.MonkeyPatch, dim: int) -> None:
+    launched = Recorder()
+    monkeypatch.setattr(context.hopper, "context_kernel", launched)
+    monkeypatch.setattr(context, "hopper_takes", lambda q, k, users: True)
+    q, k = (torch.randn(300, heads, dim, dtype=torch.bfloat16) for heads in (4, 2))
+    context.attend(q, k, k, bounds([300]), bounds([300]), 0.3)
+    kernel = "kernels.context_attention.hopper:context_kernel"
+    compiled = compile_for_hopper(kernel, launched.args, **launched.options)
+    assert compiled["shared"] <= SHARED_MEMORY
+    assert compiled["stack"] <= SPILLED
+
+
+@pytest.mark.parametrize("dim", [32, 64, 128, 256])
+def test_registers_add_up(dim: int) -> None:
+    multiply, copy = registers_for(dim)
+    assert 2 * multiply + copy == REGISTERS
+    assert multiply % 8 == copy % 8 == 0
+
+
+def test_only_aligned_bfloat16_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hopper_launch, "is_hopper", lambda device: True)
+    q = torch.zeros(4, 2, 64, dtype=torch.bfloat16)
+
+    def takes(q: torch.Tensor, history: History) -> bool:
+        return hopper_launch.hopper_takes(q, history)
+
+    for form in ("bf16_slices", "no_slice", "coded", "dense_bf16", "ragged"):
+        history = _bf16(random_history(form, [17, 3], seed=4, dim=64)[0])
+        assert takes(q, history), form
+        assert not takes(q.float(), history), form
+        assert not takes(q[..., :48], history), form
+    wide = _bf16(random_history("bf16_slices", [17], seed=4, dim=64, width=3)[0])
+    assert not takes(q, wide)
+    rows = torch.zeros(21, 1, 64, dtype=torch.bfloat16).flatten()[1 : 1 + 20 * 64].view(20, 1, 64)
+    assert not takes(q, RaggedHistory(rows, rows, bounds([20])))
