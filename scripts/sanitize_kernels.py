@@ -18,6 +18,7 @@ import argparse
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -70,6 +71,10 @@ ENCODED = (
 BETWEEN = 1 << 16
 """Bytes behind every allocation that no tensor has: where an overrun of codes or rows ends."""
 COMPILERS = 8
+LIMIT_S = 240
+"""Seconds that a tool may take."""
+CLEAN = {"exit": 0, "errors": 0, "hazards": 0}
+"""What a tool finds in right kernels."""
 Case = tuple[str, Callable[[], Any]]
 
 
@@ -187,10 +192,13 @@ def cases() -> Iterator[Case]:
         for tokens, width, rows in ((65, 24, 131), (300, 64, 200), (63, 300, 70)):
             label = f"router {tokens} x {width} x {rows} {name}"
             yield label, partial(route, tokens, width, rows, dtype)
-        for form in FORMS[1:]:
+        for form in ("dense", "separate", "coded"):
             yield f"kv_expand {form} {name}", partial(expand, form, dtype, 128, 1)
         yield f"kv_expand over pages {name}", partial(expand, "separate", dtype, 16, 3)
-        for heads, dim in ((GROUPS, 16), (GROUPS, 64), (2 * GROUPS, 128)):
+        heads_of = [(GROUPS, 64)]
+        if dtype == torch.bfloat16:  # on Hopper heads of 16 take the plain kernel
+            heads_of += [(GROUPS, 16), (2 * GROUPS, 128)]
+        for heads, dim in heads_of:
             for what, new, total in ENCODED:
                 label = f"context {what}, {heads} heads of {dim} {name}"
                 yield label, partial(encode, new, total, heads, dim, dtype)
@@ -230,14 +238,25 @@ def sanitize(tool: str, program: str) -> dict[str, Any]:
     padding = ["--padding", str(BETWEEN)] if tool == "memcheck" else []
     command = [program, "--tool", tool, *padding, sys.executable, __file__]
     exact = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
-    process = subprocess.run(
-        command, env=os.environ | exact, capture_output=True, text=True, check=False
+    process = subprocess.Popen(
+        command,
+        env=os.environ | exact,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
-    found = reported(process.stdout)
-    if process.returncode or not found["errors"] == found["hazards"] == 0:
-        lines = [line for line in process.stdout.splitlines() if line.startswith("=====")]
-        print("\n".join(lines[:40]), process.stderr[-2000:], sep="\n")  # noqa: T201
-    return {"cases": sum(1 for _ in cases()), "exit": process.returncode, **found}
+    try:
+        output, errors = process.communicate(timeout=LIMIT_S)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)  # the sanitizer, and the program it started
+        output, errors = process.communicate()
+    found = {"exit": process.returncode, **reported(output)}
+    if found | CLEAN != found:
+        lines = [line for line in output.splitlines() if line.startswith("=====")]
+        ran = output.splitlines()[-1:]  # what was reached, where time ran out
+        print("\n".join([*lines[:40], *ran]), errors[-2000:], sep="\n")  # noqa: T201
+    return {"cases": sum(1 for _ in cases()), **found}
 
 
 def reported(output: str) -> dict[str, Any]:
@@ -276,8 +295,7 @@ def main() -> None:
     write_record(record, options.out or ROOT / results_file("sanitizer"))
     for tool, found in record["tools"].items():
         print(tool, *(f"{name} {value}" for name, value in found.items()))  # noqa: T201
-    clean = {"exit": 0, "errors": 0, "hazards": 0}
-    if any(found | clean != found for found in record["tools"].values()):
+    if any(found | CLEAN != found for found in record["tools"].values()):
         raise SystemExit(1)
 
 
