@@ -117,6 +117,19 @@ def test_float32_crossing_stays_near_float64() -> None:
     assert _error(served.crossing_pass(candidates, kv).double().numpy(), wanted) < 1e-5
 
 
+def test_bfloat16_rounds_layers_but_no_score() -> None:
+    """Near 1/2 its steps are 1/512: rounded scores would leave most candidates with a tie."""
+    config = tiny_config(router="tied", slices="coded")
+    ranker = tiny_ranker(config, seed=3).bfloat16()
+    users = [random_actions(config, length, seed) for seed, length in enumerate(LENGTHS)]
+    candidates, _ = _candidates(config, seed=9)
+    kv = scattered_pages(ranker.layout, LENGTHS)
+    ranker.context_pass(tokens_of(users, [None] * len(users)), kv)
+    scores = ranker.crossing_pass(candidates, kv)
+    assert scores.dtype == torch.float32
+    assert (scores != scores.bfloat16()).float().mean() > 0.9
+
+
 def test_candidates_do_not_see_each_other() -> None:
     config = tiny_config()
     ranker = tiny_ranker(config).double()
