@@ -114,6 +114,12 @@ def test_every_form(form: str, plan: Plan) -> None:
     _accept(_inputs(form, [3, 2, 0, 9], [17, 0, 1, 36]), plan)
 
 
+@pytest.mark.parametrize("form", ["coded", "dense"])
+def test_pages_that_no_tile_divides(monkeypatch: pytest.MonkeyPatch, form: str) -> None:
+    monkeypatch.setattr(histories, "PAGE", 24)
+    _accept(_inputs(form, [3, 2], [17, 100]), _plan(32, 1))
+
+
 SHAPES = {
     # candidates and history tokens, a user each
     "one candidate, one token": ([1], [1]),

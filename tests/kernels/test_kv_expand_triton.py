@@ -13,6 +13,7 @@ from triton import next_power_of_2
 from kernels.histories import CodedHistory, CollectiveHistory, DenseHistory, Pages
 from kernels.kv_expand import kv_expand, reference
 from kernels.kv_expand.launch import expand
+from tests.kernels import histories
 from tests.kernels.histories import CODES, GROUPS, KINDS, PAGE, POOL, random_history
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -97,6 +98,14 @@ def test_expansion(
     history, _, _ = random_history(form, lengths, seed=6)
     _tile(monkeypatch, tile, GROUPS * 8, dtype)
     _assert_exact(_cast(history, dtype), dtype)
+
+
+@pytest.mark.parametrize("form", ["separate", "dense"])
+def test_pages_that_no_tile_divides(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(histories, "PAGE", 24)
+    history, _, _ = random_history(form, [17, 100], seed=6)
+    _tile(monkeypatch, 32, GROUPS * 8, torch.bfloat16)
+    _assert_exact(_cast(history, torch.bfloat16), torch.bfloat16)
 
 
 @pytest.mark.parametrize("form", ["separate", "coded", "dense"])
