@@ -7,7 +7,14 @@ from triton.experimental.gluon import language as gl
 
 from kernels.hopper.attend_rows import attend_rows
 from kernels.hopper.copy_tiles import RAGGED, copy_tiles
-from kernels.hopper.tiles import ROWS, TILE_ROWS, allocate_tiles, find_user
+from kernels.hopper.tiles import (
+    COPY_REGISTERS,
+    MULTIPLY_REGISTERS,
+    ROWS,
+    TILE_ROWS,
+    allocate_tiles,
+    find_user,
+)
 
 
 @gluon.jit
@@ -43,7 +50,6 @@ def context_kernel(
     q, k, v, out, cu_query, cu_history, users, scale_log2,
     GROUP: gl.constexpr, KV_HEADS: gl.constexpr, D: gl.constexpr, BLOCK_N: gl.constexpr,
     STAGES: gl.constexpr,
-    MULTIPLY_REGISTERS: gl.constexpr, COPY_REGISTERS: gl.constexpr,
 ):  # fmt: skip
     """[T_new, H, D] causal attention of each user's newest tokens to all of its tokens.
 

@@ -11,7 +11,7 @@ from triton import cdiv, next_power_of_2
 
 from kernels.context_attention import hopper
 from kernels.context_attention.kernel import context_attention_kernel, join_splits_kernel
-from kernels.hopper.device import is_hopper, processors, registers_for
+from kernels.hopper.device import is_hopper, processors
 
 PROGRAMS_AT_ONCE = 264
 """Two on each of an H200's 132 multiprocessors: an append with fewer has its keys split."""
@@ -93,7 +93,6 @@ def attend(
     if tokens == 0:
         return out
     if hopper_takes(q, k, users):
-        multiply, copy = registers_for(dim)
         keys, stages = HOPPER_TILES[dim]
         hopper.context_kernel[heads, tokens // HOPPER_ROWS + 2 * users](
             q.contiguous(),
@@ -109,8 +108,6 @@ def attend(
             D=dim,
             BLOCK_N=keys,
             STAGES=stages,
-            MULTIPLY_REGISTERS=multiply,
-            COPY_REGISTERS=copy,
             num_warps=4,
         )
         return out

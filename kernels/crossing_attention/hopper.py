@@ -7,7 +7,14 @@ from triton.experimental.gluon import language as gl
 
 from kernels.hopper.attend_rows import attend_rows
 from kernels.hopper.copy_tiles import RAGGED, copy_tiles
-from kernels.hopper.tiles import ROWS, TILE_ROWS, allocate_tiles, find_user
+from kernels.hopper.tiles import (
+    COPY_REGISTERS,
+    MULTIPLY_REGISTERS,
+    ROWS,
+    TILE_ROWS,
+    allocate_tiles,
+    find_user,
+)
 
 
 @gluon.jit
@@ -90,9 +97,7 @@ def _copy(
             )  # fmt: skip
 
 
-@gluon.jit(
-    do_not_specialize=["all_rows", "users", "items", "code_vectors", "pool_rows"]
-)
+@gluon.jit(do_not_specialize=["all_rows", "users", "items", "code_vectors", "pool_rows"])
 def crossing_kernel(
     q, k_self, v_self, out, partial, statistics, all_rows, cu_candidates, cu_history, users,
     items, k_rows, v_rows, k_index, v_index, k_slices, v_slices, codebook,
@@ -101,7 +106,6 @@ def crossing_kernel(
     GROUP: gl.constexpr, KV_HEADS: gl.constexpr, D: gl.constexpr, U: gl.constexpr,
     PAGE: gl.constexpr, FORM: gl.constexpr, SCALED: gl.constexpr, BLOCK_N: gl.constexpr,
     STAGES: gl.constexpr, SPLITS: gl.constexpr,
-    MULTIPLY_REGISTERS: gl.constexpr, COPY_REGISTERS: gl.constexpr,
 ):  # fmt: skip
     """[N, H, D] attention of candidates over their users' history and themselves.
 

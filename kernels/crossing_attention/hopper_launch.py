@@ -13,7 +13,7 @@ from kernels.crossing_attention.kernel import combine_kernel
 from kernels.crossing_attention.plans import Plan
 from kernels.histories import CodedHistory, CollectiveHistory, DenseHistory, History, RaggedHistory
 from kernels.hopper.copy_tiles import CODED, COLLECTIVE, PAGED, RAGGED
-from kernels.hopper.device import is_hopper, processors, registers_for
+from kernels.hopper.device import is_hopper, processors
 
 HOPPER_DIMS = (32, 64, 128, 256)
 COPY_BYTES = 16
@@ -71,7 +71,6 @@ def attend_on_hopper(
         statistics = torch.empty(plan.splits, 2, rows, dtype=torch.float32, device=q.device)
     # A user has at most its rows / block_m whole tiles and a part of one.
     items = (rows // kv_heads // plan.block_m + users) * kv_heads * plan.splits
-    multiply, copy = registers_for(dim)
     crossing_kernel[(min(items, processors(q.device)),)](
         q,
         k_self,
@@ -90,8 +89,6 @@ def attend_on_hopper(
         BLOCK_N=plan.block_n,
         STAGES=plan.stages,
         SPLITS=plan.splits,
-        MULTIPLY_REGISTERS=multiply,
-        COPY_REGISTERS=copy,
         num_warps=4,
         **_history_arguments(history, unread=q),
     )

@@ -65,7 +65,7 @@ def _row_starts(
 @gluon.jit
 def _copy(tile, rows, base, starts, d, start, token, end, FORM: gl.constexpr):
     """Begin to copy a tile's rows; what lies past the end of a dense history becomes zero."""
-    if FORM == RAGGED or FORM == PAGED:
+    if FORM == RAGGED or FORM == PAGED:  # noqa: PLR1714, SIM109  Triton compares one by one
         some = start + token < end
         copy_rows(tile, rows + base + starts[:, None] + d[None, :], mask=some[:, None])
     else:

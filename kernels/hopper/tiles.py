@@ -12,6 +12,10 @@ ROWS = gl.constexpr(64)
 """Query rows a warpgroup multiplies at once: a wgmma's."""
 TILE_ROWS = gl.constexpr(128)
 """Query rows of a tile: two warpgroups'."""
+MULTIPLY_REGISTERS = gl.constexpr(224)
+COPY_REGISTERS = gl.constexpr(56)
+"""Of a thread in each role: 2 * 224 + 56 are all that three warpgroups may have. With fewer, those
+who multiply spill in their loop at D 128."""
 USERS_AT_ONCE = gl.constexpr(128)
 """Bounds that a warpgroup looks at in one step of its search: one a thread."""
 
@@ -58,7 +62,9 @@ def find_user(cu_rows, cu_positions, users, tile, scale):
     for start in range(0, users, USERS_AT_ONCE):
         b = start + gl.arange(0, USERS_AT_ONCE, ENTRIES)
         some = b < users
-        rows = gl.load(cu_rows + b + 1, mask=some, other=0) - gl.load(cu_rows + b, mask=some, other=0)
+        rows = gl.load(cu_rows + b + 1, mask=some, other=0) - gl.load(
+            cu_rows + b, mask=some, other=0
+        )
         positions = gl.load(cu_positions + b + 1, mask=some, other=0)
         positions -= gl.load(cu_positions + b, mask=some, other=0)
         touched = gl.cdiv(positions * scale, TILE_ROWS) - (positions - rows) * scale // TILE_ROWS
