@@ -75,22 +75,24 @@ def _copy(tile, rows, base, starts, d, start, token, end, FORM: gl.constexpr):
 
 @gluon.jit
 def _user_slices(
-    plane, codebook, code_vectors, step, pages, page_stride, start, token, u, end,
-    U: gl.constexpr, PAGE: gl.constexpr, CODE: gl.constexpr,
+    k_slices, v_slices, codebook, code_vectors, step, pages, k_stride, v_stride,
+    start, token, u, end, U: gl.constexpr, PAGE: gl.constexpr, FORM: gl.constexpr,
 ):  # fmt: skip
-    """[BLOCK_N, U] user slices of a tile's tokens, zero past the end: a slot there may hold NaN."""
+    """[BLOCK_N, U] key and value slices of a tile's tokens; zero past the end: slots there hold NaN."""
     t = start + token
     some = t < end
     page = gl.load(pages + t // PAGE, mask=some, other=0).to(gl.int64)
     slot = t % PAGE
-    if CODE:
-        code = gl.load(plane + page * page_stride + slot, mask=some, other=0).to(gl.int32) & 0xFF
+    v_at = (page * v_stride + slot * U)[:, None] + u[None, :]
+    v_slice = gl.load(v_slices + v_at, mask=some[:, None], other=0).to(gl.float32) * step
+    if FORM == CODED:
+        code = gl.load(k_slices + page * k_stride + slot, mask=some, other=0).to(gl.int32) & 0xFF
         code = gl.minimum(code, code_vectors - 1)
-        slices = gl.load(codebook + (code * U)[:, None] + u[None, :]).to(gl.float32)
+        k_slice = gl.load(codebook + (code * U)[:, None] + u[None, :]).to(gl.float32)
     else:
-        at = (page * page_stride + slot * U)[:, None] + u[None, :]
-        slices = gl.load(plane + at, mask=some[:, None], other=0).to(gl.float32) * step
-    return slices
+        k_at = (page * k_stride + slot * U)[:, None] + u[None, :]
+        k_slice = gl.load(k_slices + k_at, mask=some[:, None], other=0).to(gl.float32)
+    return k_slice, v_slice
 
 
 @gluon.jit
@@ -113,8 +115,10 @@ def copy_tiles(
     """Copy the `tiles` tiles of tokens `first` to `end`; returns where the rings stand.
 
     `k_rows`, `v_rows` point at the head's part of a pool, a page or a ragged history, whose rows
-    are STRIDE numbers apart. A tile is handed over STAGES - 1 tiles after its copy began. It waits
-    for no more than that: its slot was emptied by products that need only tiles handed over before.
+    are STRIDE numbers apart. A tile is handed over once the copy of the tile BEHIND later has
+    begun, so that device memory always has work. BEHIND is STAGES - 2: the slot for that later copy
+    was emptied a step before those who multiply want this tile. With STAGES - 1 they would wait for
+    each other at every tile (twice the time at D 64).
     """
     # A thread copies 16 bytes of RUN neighbouring tokens: their row numbers are one load.
     PASS: gl.constexpr = WARPS * (256 // D)
@@ -122,8 +126,7 @@ def copy_tiles(
     L: gl.constexpr = gl.BlockedLayout([RUN, 8], [256 // D, D // 8], [WARPS, 1], [1, 0])
     WIDTH: gl.constexpr = U if U > 0 else 1
     SLICES: gl.constexpr = gl.BlockedLayout([1, WIDTH], [32, 1], [WARPS, 1], [1, 0])
-    CODE: gl.constexpr = FORM == CODED
-    BEHIND: gl.constexpr = STAGES - 1
+    BEHIND: gl.constexpr = STAGES - 2
     token = gl.arange(0, BLOCK_N, gl.SliceLayout(1, L))
     d = gl.arange(0, D, gl.SliceLayout(0, L))
     slice_token = gl.arange(0, BLOCK_N, gl.SliceLayout(1, SLICES))
@@ -137,8 +140,14 @@ def copy_tiles(
     v_base, v_at = _row_starts(
         v_index, pages, row_stride, pool_rows, start, token, end, STRIDE, PAGE, BLOCK_N, FORM
     )
+    if BEHIND == 0 and U > 0:
+        k_slice, v_slice = _user_slices(
+            k_slices, v_slices, codebook, code_vectors, step, pages, k_slice_stride,
+            v_slice_stride,
+            start, slice_token, u, end, U, PAGE, FORM,
+        )  # fmt: skip
     for i in range(tiles):
-        done, _ = advance(stage, phase, STAGES)  # the slot whose copies began BEHIND tiles ago
+        done = (stage + STAGES - BEHIND) % STAGES  # the slot whose copies began BEHIND tiles ago
         older = gl.maximum(start - BLOCK_N, first)
         mbarrier.wait(k_empty.index(stage), phase ^ 1)
         _copy(k_tiles.index(stage), k_rows, k_base, k_at, d, start, token, end, FORM)
@@ -157,14 +166,11 @@ def copy_tiles(
             async_copy.wait_group(2 * BEHIND)
             _hand_over(v_tiles.index(done), v_full.index(done), v_slice, U)
         if U > 0:  # of the tile that is handed over next
-            behind = first + (tiles - i + BEHIND - 2) * BLOCK_N
-            k_slice = _user_slices(
-                k_slices, codebook, code_vectors, 1.0, pages, k_slice_stride,
-                behind, slice_token, u, end, U, PAGE, CODE,
-            )  # fmt: skip
-            v_slice = _user_slices(
-                v_slices, codebook, code_vectors, step, pages, v_slice_stride,
-                behind, slice_token, u, end, U, PAGE, False,
+            behind = gl.maximum(first, first + (tiles - i + BEHIND - 2) * BLOCK_N)
+            k_slice, v_slice = _user_slices(
+                k_slices, v_slices, codebook, code_vectors, step, pages, k_slice_stride,
+                v_slice_stride,
+                behind, slice_token, u, end, U, PAGE, FORM,
             )  # fmt: skip
         stage, phase = advance(stage, phase, STAGES)
         start = older
@@ -173,13 +179,10 @@ def copy_tiles(
             slot = (stage + STAGES - left) % STAGES
             oldest = first + (left - 1) * BLOCK_N
             if U > 0:
-                k_slice = _user_slices(
-                    k_slices, codebook, code_vectors, 1.0, pages, k_slice_stride,
-                    oldest, slice_token, u, end, U, PAGE, CODE,
-                )  # fmt: skip
-                v_slice = _user_slices(
-                    v_slices, codebook, code_vectors, step, pages, v_slice_stride,
-                    oldest, slice_token, u, end, U, PAGE, False,
+                k_slice, v_slice = _user_slices(
+                    k_slices, v_slices, codebook, code_vectors, step, pages, k_slice_stride,
+                v_slice_stride,
+                    oldest, slice_token, u, end, U, PAGE, FORM,
                 )  # fmt: skip
             async_copy.wait_group(2 * left - 1)
             _hand_over(k_tiles.index(slot), k_full.index(slot), k_slice, U)
