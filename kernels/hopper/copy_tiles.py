@@ -78,7 +78,7 @@ def _user_slices(
     k_slices, v_slices, codebook, code_vectors, step, pages, k_stride, v_stride,
     start, token, u, end, U: gl.constexpr, PAGE: gl.constexpr, FORM: gl.constexpr,
 ):  # fmt: skip
-    """[BLOCK_N, U] key and value slices of a tile's tokens; zero past the end: slots there hold NaN."""
+    """[BLOCK_N, U] key and value slices of a tile's tokens; zeros past the end, not what is there."""
     t = start + token
     some = t < end
     page = gl.load(pages + t // PAGE, mask=some, other=0).to(gl.int64)
