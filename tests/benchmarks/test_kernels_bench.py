@@ -37,7 +37,7 @@ from shared.model.batch import bounds
 
 CPU = torch.device("cpu")
 SHAPE = Shape(3, 5, 200, 2, 16, pool_rows=33)
-CEILINGS = Ceilings(flops=1e12, bytes=1e9, exps=1e9, host_bytes=1e9)
+CEILINGS = Ceilings(flops=1e12, bytes=1e9, exps=1e9, host_bytes=1e9, copies={})
 SMALL_TRIALS: dict[str, Callable[[], Trial]] = {
     "collective": lambda: crossing_attention.trial("collective", SHAPE, (), CPU),
     "coded": lambda: crossing_attention.trial("coded", SHAPE, (), CPU),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -30,9 +31,12 @@ def pages(script: ModuleType, root: Path, **records: dict[str, Any]) -> dict[str
     return {name: page() for name, page in script.performance_pages(root).items()}
 
 
-def test_nothing_measured_no_page(script: ModuleType, tmp_path: Path) -> None:
-    assert pages(script, tmp_path) == {}
-    assert pages(script, tmp_path, passes=PASSES) == {}
+def test_nothing_measured_says_how(script: ModuleType, tmp_path: Path) -> None:
+    for records in ({}, {"passes": PASSES}):
+        assert set(found := pages(script, tmp_path, **records)) == {"performance.md"}
+        for text in ("Nothing has been measured", "`crosskv bench kernels`", "bench passes`"):
+            assert text in found["performance.md"]
+        assert not re.search(r"\d [muT]", found["performance.md"])
 
 
 def test_the_page(script: ModuleType, tmp_path: Path) -> None:
@@ -41,6 +45,7 @@ def test_the_page(script: ModuleType, tmp_path: Path) -> None:
     text = pages(script, tmp_path, kernels=KERNELS, passes=PASSES)["performance.md"]
     assert "on one NVIDIA H200 (132 multiprocessors), driver 580.1, CUDA 13.0, torch 2.11.0" in text
     assert "| bf16 matrix product | 780.00 TFLOP/s |" in text
+    assert "in TB/s: `neg, 2048 MiB` 4.20; `neg, 256 MiB` 4.10; `copy_, 2048 MiB` 2.70." in text
     assert (
         "| coded, T 16384 | 40.5 | sdpa_flash 296.0<br>sdpa_cudnn 151.0 | 12.0 (matrix products) | "
         "histogram, block_m 128 | 2.4e-03, torch 2.1e-03 | "
