@@ -23,11 +23,12 @@ def _multiply(
     q, k, v, out, token0, head, row0, first_row, end_row, limit, tiles, scale_log2,
     HEADS: gl.constexpr, D: gl.constexpr, BLOCK_N: gl.constexpr, STAGES: gl.constexpr,
 ):  # fmt: skip
+    one = gl.minimum(tiles, 1)  # Triton 3.6 fails on a loop of which it knows that it turns once
     attend_rows(
-        q_tile, k_tiles, v_tiles, k_full, v_full, k_empty, v_empty,
+        q_tile, q_tile, q_tile, k_tiles, v_tiles, k_full, v_full, k_empty, v_empty,
         gl.to_tensor(0), gl.to_tensor(0),
         q, k, v, out, out, out, 0,
-        token0, head, row0, first_row, end_row, 0, limit, tiles, scale_log2,
+        token0, head, row0, first_row, end_row, one, 0, limit, tiles, scale_log2,
         False, True, HEADS, 1, D, BLOCK_N, STAGES, 1,
     )  # fmt: skip
 
@@ -59,15 +60,15 @@ def context_kernel(
     """
     HEADS: gl.constexpr = GROUP * KV_HEADS
     head = gl.program_id(0)
-    user, tile = find_user(cu_query, cu_history, users, gl.program_id(1), 1)
+    user, tile = find_user(cu_query, cu_history, users, gl.program_id(1), 1, TILE_ROWS)
     if user < users:
         query0 = gl.load(cu_query + user)
         token0 = gl.load(cu_history + user)
         tokens = gl.load(cu_history + user + 1) - token0
         older = tokens - gl.load(cu_query + user + 1) + query0
         row0 = ((tokens - 1) // TILE_ROWS - tile) * TILE_ROWS
-        q_tiles, k_tiles, v_tiles, k_full, v_full, k_empty, v_empty = allocate_tiles(
-            q.dtype.element_ty, D, BLOCK_N, STAGES
+        q_tiles, _, _, k_tiles, v_tiles, k_full, v_full, k_empty, v_empty = allocate_tiles(
+            q.dtype.element_ty, D, BLOCK_N, STAGES, False
         )
         end = gl.minimum(row0 + TILE_ROWS, tokens)
         tiles = gl.cdiv(end, BLOCK_N)

@@ -69,8 +69,9 @@ def attend_on_hopper(
     if plan.splits > 1:
         partial = torch.empty(plan.splits, rows, dim, dtype=torch.float32, device=q.device)
         statistics = torch.empty(plan.splits, 2, rows, dtype=torch.float32, device=q.device)
-    # A user has at most its rows / block_m whole tiles and a part of one.
-    items = (rows // kv_heads // plan.block_m + users) * kv_heads * plan.splits
+    # A user has at most its rows / unit whole units and a part of one.
+    unit_rows = plan.block_m * plan.row_tiles
+    items = (rows // kv_heads // unit_rows + users) * kv_heads * plan.splits
     crossing_kernel[(min(items, processors(q.device)),)](
         q,
         k_self,
@@ -81,6 +82,7 @@ def attend_on_hopper(
         all_rows=rows,
         cu_candidates=cu_candidates,
         users=users,
+        unit=plan.row_tiles,
         items=items,
         scale_log2=scale * log2(e),
         GROUP=heads // kv_heads,

@@ -164,6 +164,7 @@ def problem_of(q: Tensor, k_self: Tensor, history: History, cu_candidates: Tenso
         hopper=hopper,
         hopper_dense=not hopper and _expands(q, k_self, history),
         histogram=isinstance(history, CodedHistory) and histogram_pays(q, history),
+        dense=isinstance(history, DenseHistory | RaggedHistory),
     )
 
 

@@ -45,6 +45,8 @@ class Problem:
     """Whether it would take the history expanded."""
     histogram: bool = False
     """Whether counting pool rows pays."""
+    dense: bool = False
+    """Whether keys and values are plain, so that every user's lie in device memory."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,8 @@ class Plan:
     """History tokens of a step."""
     splits: int = 1
     """Programs that share one tile's history; 1: none do."""
+    row_tiles: int = 1
+    """Tiles of query rows that a program takes one after the other."""
     stages: int = 0
     """Tiles of keys and values in flight."""
     warps: int = 0
@@ -72,33 +76,53 @@ def choose(problem: Problem) -> Plan:
         return Plan("histogram")
     rows = problem.candidates * problem.heads // problem.kv_heads
     if problem.hopper or problem.hopper_dense:
-        block_n, stages = _hopper_tile(problem.dim)
-        programs = -(-rows // HOPPER_ROWS) * problem.kv_heads
-        splits = _even_splits(programs, -(-problem.longest // block_n), problem.processors)
         kind: Literal["hopper", "expand"] = "hopper" if problem.hopper else "expand"
-        return Plan(kind, HOPPER_ROWS, block_n, splits, stages)
+        block_n, stages = _hopper_tile(problem)
+        tiles = -(-problem.longest // block_n)
+        programs = -(-rows // HOPPER_ROWS) * problem.kv_heads
+        splits = _even_splits(programs, tiles, problem.processors)
+        row_tiles = _row_tiles(problem, rows, tiles) if splits == 1 else 1
+        return Plan(kind, HOPPER_ROWS, block_n, splits, row_tiles, stages)
     block_m, block_n, warps, stages = _tile(problem)
     programs = -(-rows // block_m) * problem.kv_heads
     splits = _splits(programs, -(-problem.longest // block_n), problem.processors)
     return Plan("gather", block_m, block_n, splits, stages, warps)
 
 
-def _hopper_tile(dim: int) -> tuple[int, int]:
-    """Tokens of a step, and steps in flight: what 227 KiB of shared memory hold beside queries."""
-    if dim <= 64:
-        return 128, 3
-    return (128, 2) if dim <= 128 else (64, 2)
+def _hopper_tile(problem: Problem) -> tuple[int, int]:
+    """Tokens of a step, and steps in flight: what 227 KiB of shared memory hold.
+
+    Dense rows come from device memory: a fourth slot lets two tiles be on their way.
+    """
+    if problem.dim <= 64:
+        return 128, 4 if problem.dense else 3
+    return (128, 2) if problem.dim <= 128 else (64, 2)
+
+
+def _row_tiles(problem: Problem, rows: int, tiles: int) -> int:
+    """How many tiles of a user's rows a program takes, where there are more than run at once.
+
+    A program's start costs about as much as three steps: finding its user, page and rows, then
+    waiting for device memory. Users are taken to have equally many candidates.
+    """
+    of_a_user = -(-rows // (problem.users * HOPPER_ROWS))
+
+    def steps(row_tiles: int) -> int:
+        programs = -(-of_a_user // row_tiles) * problem.users * problem.kv_heads
+        return -(-programs // problem.processors) * (row_tiles * (tiles + 1) + 3)
+
+    return min(range(1, of_a_user + 1), key=steps)
 
 
 def _even_splits(programs: int, tiles: int, processors: int) -> int:
     """The split that leaves least of the machine idle, one program to a multiprocessor.
 
-    Every part has at least four tiles; a part more has to be worth 1 % of the pass.
+    Every part has at least four tiles; one part more has to save a quarter of a step.
     """
     most = max(1, min(tiles // 4, MAX_SPLITS))
     return min(
         range(1, most + 1),
-        key=lambda splits: -(-programs * splits // processors) / splits + 0.01 * splits,
+        key=lambda splits: tiles * -(-programs * splits // processors) / splits + 0.25 * splits,
     )
 
 

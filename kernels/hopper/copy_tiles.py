@@ -10,10 +10,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     mbarrier,
 )
 
-from kernels.hopper.tiles import WARPS, advance
-
-# Renamed after Triton 3.6.
-copy_rows = getattr(async_copy, "async_load", None) or async_copy.async_copy_global_to_shared
+from kernels.hopper.tiles import WARPS, advance, copy_rows
 
 RAGGED = gl.constexpr(0)
 """Rows lie behind each other."""
@@ -78,7 +75,7 @@ def _user_slices(
     k_slices, v_slices, codebook, code_vectors, step, pages, k_stride, v_stride,
     start, token, u, end, U: gl.constexpr, PAGE: gl.constexpr, FORM: gl.constexpr,
 ):  # fmt: skip
-    """[BLOCK_N, U] key and value slices of a tile's tokens; zeros past the end, not what is there."""
+    """[BLOCK_N, U] key and value slices of a tile's tokens; zero past the end."""
     t = start + token
     some = t < end
     page = gl.load(pages + t // PAGE, mask=some, other=0).to(gl.int64)
@@ -115,10 +112,10 @@ def copy_tiles(
     """Copy the `tiles` tiles of tokens `first` to `end`; returns where the rings stand.
 
     `k_rows`, `v_rows` point at the head's part of a pool, a page or a ragged history, whose rows
-    are STRIDE numbers apart. A tile is handed over once the copy of the tile BEHIND later has
-    begun, so that device memory always has work. BEHIND is STAGES - 2: the slot for that later copy
-    was emptied a step before those who multiply want this tile. With STAGES - 1 they would wait for
-    each other at every tile (twice the time at D 64).
+    are STRIDE numbers apart. A tile is handed over when it has arrived and, with four slots or
+    more, the next one's copies are under way: K and V of a dense history come from device memory.
+    Slots are waited for first, so no more may be under way: those who multiply would want a tile
+    that waits for a slot which they only empty with it.
     """
     # A thread copies 16 bytes of RUN neighbouring tokens: their row numbers are one load.
     PASS: gl.constexpr = WARPS * (256 // D)
@@ -126,7 +123,7 @@ def copy_tiles(
     L: gl.constexpr = gl.BlockedLayout([RUN, 8], [256 // D, D // 8], [WARPS, 1], [1, 0])
     WIDTH: gl.constexpr = U if U > 0 else 1
     SLICES: gl.constexpr = gl.BlockedLayout([1, WIDTH], [32, 1], [WARPS, 1], [1, 0])
-    BEHIND: gl.constexpr = STAGES - 2
+    BEHIND: gl.constexpr = 1 if STAGES >= 4 else 0
     token = gl.arange(0, BLOCK_N, gl.SliceLayout(1, L))
     d = gl.arange(0, D, gl.SliceLayout(0, L))
     slice_token = gl.arange(0, BLOCK_N, gl.SliceLayout(1, SLICES))
@@ -147,30 +144,29 @@ def copy_tiles(
             start, slice_token, u, end, U, PAGE, FORM,
         )  # fmt: skip
     for i in range(tiles):
-        done = (stage + STAGES - BEHIND) % STAGES  # the slot whose copies began BEHIND tiles ago
         older = gl.maximum(start - BLOCK_N, first)
         mbarrier.wait(k_empty.index(stage), phase ^ 1)
         _copy(k_tiles.index(stage), k_rows, k_base, k_at, d, start, token, end, FORM)
+        mbarrier.wait(v_empty.index(stage), phase ^ 1)
+        _copy(v_tiles.index(stage), v_rows, v_base, v_at, d, start, token, end, FORM)
         k_base, k_at = _row_starts(
             k_index, pages, row_stride, pool_rows, older, token, end, STRIDE, PAGE, BLOCK_N, FORM
         )
-        if i >= BEHIND:
-            async_copy.wait_group(2 * BEHIND)
-            _hand_over(k_tiles.index(done), k_full.index(done), k_slice, U)
-        mbarrier.wait(v_empty.index(stage), phase ^ 1)
-        _copy(v_tiles.index(stage), v_rows, v_base, v_at, d, start, token, end, FORM)
         v_base, v_at = _row_starts(
             v_index, pages, row_stride, pool_rows, older, token, end, STRIDE, PAGE, BLOCK_N, FORM
         )
         if i >= BEHIND:
+            done = (stage + STAGES - BEHIND) % STAGES
+            async_copy.wait_group(2 * BEHIND + 1)
+            _hand_over(k_tiles.index(done), k_full.index(done), k_slice, U)
             async_copy.wait_group(2 * BEHIND)
             _hand_over(v_tiles.index(done), v_full.index(done), v_slice, U)
         if U > 0:  # of the tile that is handed over next
-            behind = gl.maximum(first, first + (tiles - i + BEHIND - 2) * BLOCK_N)
+            upcoming = gl.maximum(first, first + (tiles - i + BEHIND - 2) * BLOCK_N)
             k_slice, v_slice = _user_slices(
                 k_slices, v_slices, codebook, code_vectors, step, pages, k_slice_stride,
                 v_slice_stride,
-                behind, slice_token, u, end, U, PAGE, FORM,
+                upcoming, slice_token, u, end, U, PAGE, FORM,
             )  # fmt: skip
         stage, phase = advance(stage, phase, STAGES)
         start = older

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
-from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier
+from triton.experimental.gluon.language.nvidia.hopper import (
+    async_copy,
+    fence_async_shared,
+    mbarrier,
+)
+
+# Renamed after Triton 3.6.
+copy_rows = getattr(async_copy, "async_load", None) or async_copy.async_copy_global_to_shared
 
 WARPS = gl.constexpr(4)
 """Of every role: a warpgroup."""
@@ -20,14 +27,27 @@ USERS_AT_ONCE = gl.constexpr(128)
 """Bounds that a warpgroup looks at in one step of its search: one a thread."""
 
 
+@gluon.constexpr_function
+def fetches_ahead(D: int, own: bool) -> bool:
+    """Whether shared memory has room for candidates' own keys and values, on their way ahead."""
+    return own and D <= 128
+
+
 @gluon.jit
 def allocate_tiles(
-    dtype: gl.constexpr, D: gl.constexpr, BLOCK_N: gl.constexpr, STAGES: gl.constexpr
-):
-    """Shared memory and barriers of a program: queries, K and V rings, full and empty barriers."""
-    Q: gl.constexpr = gl.NVMMASharedLayout.get_default_for([ROWS, D], dtype)
+    dtype: gl.constexpr, D: gl.constexpr, BLOCK_N: gl.constexpr, STAGES: gl.constexpr,
+    SELF: gl.constexpr,
+):  # fmt: skip
+    """Shared memory and barriers of a program: queries and own rows, K and V rings, barriers."""
+    ROW: gl.constexpr = gl.NVMMASharedLayout.get_default_for([ROWS, D], dtype)
     KV: gl.constexpr = gl.NVMMASharedLayout.get_default_for([BLOCK_N, D], dtype)
-    q_tiles = gl.allocate_shared_memory(dtype, [2, ROWS, D], Q)
+    OWN: gl.constexpr = 2 if fetches_ahead(D, SELF) else 0
+    q_tiles = gl.allocate_shared_memory(dtype, [2, ROWS, D], ROW)
+    k_own = q_tiles
+    v_own = q_tiles
+    if OWN:
+        k_own = gl.allocate_shared_memory(dtype, [2, ROWS, D], ROW)
+        v_own = gl.allocate_shared_memory(dtype, [2, ROWS, D], ROW)
     k_tiles = gl.allocate_shared_memory(dtype, [STAGES, BLOCK_N, D], KV)
     v_tiles = gl.allocate_shared_memory(dtype, [STAGES, BLOCK_N, D], KV)
     k_full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
@@ -40,7 +60,7 @@ def allocate_tiles(
         mbarrier.init(k_empty.index(i), count=2)
         mbarrier.init(v_empty.index(i), count=2)
     fence_async_shared()
-    return q_tiles, k_tiles, v_tiles, k_full, v_full, k_empty, v_empty
+    return q_tiles, k_own, v_own, k_tiles, v_tiles, k_full, v_full, k_empty, v_empty
 
 
 @gluon.jit
@@ -49,11 +69,11 @@ def _add(a, b):
 
 
 @gluon.jit
-def find_user(cu_rows, cu_positions, users, tile, scale):
+def find_user(cu_rows, cu_positions, users, tile, scale, tile_rows):
     """Whose tile number `tile` is, and which of that user's; `users` if it is nobody's.
 
     A user's rows are the last of its positions, both counted by running bounds and `scale` to one.
-    Tiles begin at positions that are multiples of TILE_ROWS, users' tiles behind each other's.
+    Tiles begin at positions that are multiples of `tile_rows`, users' tiles behind each other's.
     """
     ENTRIES: gl.constexpr = gl.BlockedLayout([1], [32], [WARPS], [0])
     user = 0
@@ -67,7 +87,7 @@ def find_user(cu_rows, cu_positions, users, tile, scale):
         )
         positions = gl.load(cu_positions + b + 1, mask=some, other=0)
         positions -= gl.load(cu_positions + b, mask=some, other=0)
-        touched = gl.cdiv(positions * scale, TILE_ROWS) - (positions - rows) * scale // TILE_ROWS
+        touched = gl.cdiv(positions * scale, tile_rows) - (positions - rows) * scale // tile_rows
         tiles = gl.where(rows > 0, touched, 0)
         over = (total + gl.associative_scan(tiles, 0, _add) <= tile) & some
         user += gl.sum(over.to(gl.int32), 0)
