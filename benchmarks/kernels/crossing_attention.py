@@ -6,9 +6,9 @@ The anchors leave the candidates' own tokens out, to their advantage.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 from unittest import mock
 
 import torch
@@ -31,8 +31,10 @@ from benchmarks.kernels.trial import (
 from benchmarks.paged_history import CODES, Form, RandomHistory, Shape, random_history
 from kernels.crossing_attention import crossing_attention, reference
 from kernels.crossing_attention.plans import Plan, choose
-from kernels.histories import CollectiveHistory, RaggedHistory
+from kernels.histories import CollectiveHistory, History, RaggedHistory
 from shared.model.batch import bounds
+
+Forced = Literal["expand", "gather"]
 
 DTYPE = torch.bfloat16
 ANCHORS = ("sdpa_flash", "sdpa_cudnn", "flash_attention_3")
@@ -48,6 +50,9 @@ SHAPES = (
     Shape(64, 1000, 256, 4, 64),
 )
 ONE_USER = SHAPES[3]
+OTHER_PLANS: dict[Forced, str] = {"expand": "expand, then dense", "gather": "plain gather"}
+"""Ways that the op has too, and their names; on two shapes, for the table of plans."""
+OTHERWISE = (SHAPES[0], SHAPES[4])
 CODED = (  # with the must and the aim, in times faster than the best dense anchor
     (Shape(8, 512, 16384, 4, 64, pool_rows=2048), 3.5, 6.0),
     (Shape(8, 512, 65536, 4, 64, pool_rows=2048), 12.0, 24.0),
@@ -74,14 +79,30 @@ def cases() -> Iterator[Case]:
         yield _case("coded", shape, [faster(best, ANCHORS, must, aim)], name)
     for shape in SHAPES:
         yield _case("dense", shape, [no_slower(best, ANCHORS, 1.1, 1.0)], f"dense, {shape}")
+    for shape in OTHERWISE:
+        for forced, told in OTHER_PLANS.items():
+            name = f"collective by {told}, {shape}, P {shape.pool_rows}"
+            yield _case("collective", shape, [], name, forced)
 
 
-def _case(form: Form, shape: Shape, goals: list[Goal], name: str) -> Case:
-    return Case("crossing_attention", name, partial(trial, form, shape, tuple(goals)))
+def _case(
+    form: Form, shape: Shape, goals: list[Goal], name: str, forced: Forced | None = None
+) -> Case:
+    prepare = partial(trial, form, shape, tuple(goals), forced=forced)
+    return Case("crossing_attention", name, prepare)
 
 
-def trial(form: Form, shape: Shape, goals: tuple[Goal, ...], device: torch.device) -> Trial:
-    """Random queries and entries of `shape`, and the same sizes dense for the anchors."""
+def trial(
+    form: Form,
+    shape: Shape,
+    goals: tuple[Goal, ...],
+    device: torch.device,
+    forced: Forced | None = None,
+) -> Trial:
+    """Random queries and entries of `shape`, and the same sizes dense for the anchors.
+
+    `forced` is the plan to run in place of the one that the op would choose.
+    """
     random = torch.Generator(device).manual_seed(1)
 
     def normal(*size: int) -> Tensor:
@@ -92,7 +113,11 @@ def trial(form: Form, shape: Shape, goals: tuple[Goal, ...], device: torch.devic
     q, k_self, v_self = (normal(rows, shape.heads, shape.dim) for _ in range(3))
     cu_candidates = bounds([shape.candidates] * shape.users, device)
     scale = shape.dim**-0.5
-    ours = partial(crossing_attention, q, k_self, v_self, data.history, cu_candidates, scale=scale)
+    arguments = (q, k_self, v_self, data.history, cu_candidates)
+    ours: Callable[[], Tensor] = partial(crossing_attention, *arguments, scale=scale)
+    plan = chosen_plan(ours) if q.is_cuda and forced is None else "reference"
+    if forced is not None:
+        ours, plan = by_plan(forced, *arguments, scale)
     # Heads first in memory, as SDPA likes it best; FlashAttention-3 takes any strides.
     dense_q = q.view(shape.users, shape.candidates, shape.heads, shape.dim)
     dense_q = dense_q.transpose(1, 2).contiguous().transpose(1, 2)
@@ -110,7 +135,7 @@ def trial(form: Form, shape: Shape, goals: tuple[Goal, ...], device: torch.devic
         accuracy=partial(_accuracy, ours, q, k_self, v_self, data, shape, scale),
         work=_work(form, shape, data.entry_bytes),
         goals=goals,
-        plan=chosen_plan(ours) if q.is_cuda else "reference",
+        plan=plan,
     )
 
 
@@ -126,9 +151,32 @@ def chosen_plan(ours: Run) -> str:
 
     with mock.patch.object(launch, "choose", overheard):
         ours()
-    fields = asdict(chosen[0])
+    return told_plan(chosen[0])
+
+
+def by_plan(
+    forced: Forced,
+    q: Tensor,
+    k_self: Tensor,
+    v_self: Tensor,
+    history: History,
+    cu_candidates: Tensor,
+    scale: float,
+) -> tuple[Callable[[], Tensor], str]:
+    """A call of the op by the plan `forced`, with the sizes that go with it, and these in words."""
+    from kernels.crossing_attention import launch  # noqa: PLC0415  triton is not needed on a CPU
+
+    problem = launch.problem_of(q, k_self, history, cu_candidates)
+    plan = choose(replace(problem, hopper=False, hopper_dense=forced == "expand", histogram=False))
+    run = launch.RUN[plan.kind]
+    return partial(run, q, k_self, v_self, history, cu_candidates, scale, plan), told_plan(plan)
+
+
+def told_plan(plan: Plan) -> str:
+    """A plan in words: its kind and the sizes that it has."""
+    fields = asdict(plan)
     kind = fields.pop("kind")
-    return ", ".join([kind, *(f"{name} {value}" for name, value in fields.items())])
+    return ", ".join([kind, *(f"{name} {value}" for name, value in fields.items() if value)])
 
 
 def _paper_way(

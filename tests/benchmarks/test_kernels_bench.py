@@ -33,6 +33,7 @@ from benchmarks.kernels.trial import (
     share_of_ceiling,
 )
 from benchmarks.paged_history import Shape, random_history
+from kernels.crossing_attention.plans import Plan
 from shared.model.batch import bounds
 
 CPU = torch.device("cpu")
@@ -52,7 +53,7 @@ SMALL_TRIALS: dict[str, Callable[[], Trial]] = {
 def test_the_cases_are_those_that_have_bounds_to_keep() -> None:
     cases = bench.all_cases()
     names = [f"{case.op}: {case.name}" for case in cases]
-    assert len(set(names)) == len(names) == 7 + 4 + 7 + 2 + 1 + 2 + 5
+    assert len(set(names)) == len(names) == 7 + 4 + 7 + 2 * 2 + 2 + 1 + 2 + 5
     assert names[0] == "crossing_attention: collective, B 8, C 512, T 16384, H 4, D 64, P 8192"
 
 
@@ -152,6 +153,40 @@ def test_the_plan_is_the_one_that_ran() -> None:
     plan = crossing_attention.chosen_plan(run)
     assert plan.startswith("gather, ")
     assert "block_m " in plan
+    assert "registers" not in plan
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the interpreter is for machines without GPU")
+def test_another_plan_can_be_forced(monkeypatch: pytest.MonkeyPatch) -> None:
+    from kernels.crossing_attention import launch  # noqa: PLC0415  the interpreter is on by now
+
+    ran: list[str] = []
+
+    def watched(kind: str, run: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+        return lambda *args: ran.append(kind) or run(*args)
+
+    # The Hopper kernel takes no part here: dense rows go through the plain one.
+    runs = {"gather": launch.gather, "expand": launch.gather}
+    monkeypatch.setattr(launch, "RUN", {kind: watched(kind, run) for kind, run in runs.items()})
+    monkeypatch.setattr(crossing_attention, "DTYPE", torch.float32)
+    for forced in crossing_attention.OTHER_PLANS:
+        ran.clear()
+        shape = Shape(2, 3, 40, 2, 16, pool_rows=7)
+        trial = crossing_attention.trial("collective", shape, (), CPU, forced=forced)
+        assert trial.plan.startswith(f"{forced}, ")
+        if forced == "gather":
+            assert trial.accuracy().passed
+            assert ran == ["gather"] * 2
+        assert trial.goals == ()
+
+
+def test_a_plan_is_told_by_what_it_has() -> None:
+    plan = Plan("hopper", 128, 64, splits=2, stages=3)
+    told = crossing_attention.told_plan(plan)
+    assert told.startswith("hopper, block_m 128, block_n 64, splits 2, ")
+    assert "stages 3" in told
+    assert "warps" not in told
+    assert crossing_attention.told_plan(Plan("histogram")).startswith("histogram, splits 1")
 
 
 def measured(
