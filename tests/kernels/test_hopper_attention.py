@@ -9,7 +9,7 @@ import torch
 
 from kernels.context_attention import launch as context
 from kernels.crossing_attention import hopper_launch
-from kernels.crossing_attention.plans import Problem, choose
+from kernels.crossing_attention.plans import Plan, Problem, choose
 from kernels.histories import History, RaggedHistory
 from tests.kernels.compile_for_hopper import compile_for_hopper
 from tests.kernels.histories import bounds, random_history
@@ -100,3 +100,44 @@ def test_only_aligned_bfloat16_is_taken(monkeypatch: pytest.MonkeyPatch) -> None
     assert not takes(q, wide)
     rows = torch.zeros(21, 1, 64, dtype=torch.bfloat16).flatten()[1 : 1 + 20 * 64].view(20, 1, 64)
     assert not takes(q, RaggedHistory(rows, rows, bounds([20])))
+
+
+@pytest.mark.parametrize(
+    ("users", "candidates", "longest", "heads", "dim", "splits", "row_tiles"),
+    [
+        (8, 512, 16384, 4, 64, 1, 1),  # 128 programs for 132 multiprocessors
+        (8, 512, 16384, 2, 128, 2, 1),  # 64
+        (1, 512, 16384, 2, 128, 16, 1),  # 8
+        (64, 512, 512, 2, 128, 1, 4),  # 512: each of 128 takes a user's four tiles
+        (32, 128, 2048, 2, 128, 2, 1),
+        (64, 1000, 256, 4, 64, 1, 8),  # 2048: 256 take eight each, two after each other
+        (1, 1, 1, 1, 64, 1, 1),
+        (1, 1, 300, 1, 64, 1, 1),  # three tiles are no work for two programs
+    ],
+)
+def test_programs_fill_the_machine(
+    users: int, candidates: int, longest: int, heads: int, dim: int, splits: int, row_tiles: int
+) -> None:
+    rows = users * candidates
+    plan = choose(Problem(rows, users, longest, heads, heads, dim, 2, 132, hopper=True))
+    assert (plan.splits, plan.row_tiles) == (splits, row_tiles)
+
+
+@pytest.mark.parametrize("form", ["bf16_slices", "dense_bf16"])
+@pytest.mark.parametrize(("candidates", "row_tiles"), [([300, 0, 5], 1), ([300, 0, 5], 2)])
+def test_there_are_items_for_every_row(
+    monkeypatch: pytest.MonkeyPatch, form: str, candidates: list[int], row_tiles: int
+) -> None:
+    """Every unit of every user has an item; a launch may have some that find no work."""
+    launched = Recorder()
+    monkeypatch.setattr(hopper_launch, "crossing_kernel", launched)
+    monkeypatch.setattr(hopper_launch, "processors", lambda device: 132)
+    history = _bf16(random_history(form, [17, 3, 30], seed=4, dim=64)[0])
+    q = torch.randn(sum(candidates), 4, 64, dtype=torch.bfloat16)
+    own = torch.randn(sum(candidates), 2, 64, dtype=torch.bfloat16)
+    plan = Plan("hopper", 128, 128, 1, row_tiles, 3)
+    hopper_launch.attend_on_hopper(q, own, own, history, bounds(candidates), 0.3, plan)
+    units = sum(-(-2 * count // (128 * row_tiles)) for count in candidates)  # two heads a KV head
+    assert launched.options["items"] >= units * 2
+    assert launched.options["unit"] == row_tiles
+    assert launched.grid == (min(launched.options["items"], 132),)
