@@ -22,8 +22,9 @@ def require_shape(name: str, tensor: Tensor, *shape: int | None) -> None:
 
 
 def require_bounds(name: str, bounds: Tensor) -> None:
-    """Raise ValueError unless `bounds` is a one-dimensional int32 tensor of at least one number."""
+    """Raise ValueError unless `bounds` [B + 1] is int32, contiguous and not empty."""
     require(bounds.dtype == torch.int32, name, f"dtype {bounds.dtype}, expected torch.int32")
     require(
         bounds.dim() == 1 and len(bounds) > 0, name, f"shape {list(bounds.shape)}, expected [B + 1]"
     )
+    require(bounds.is_contiguous(), name, "not contiguous")

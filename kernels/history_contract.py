@@ -23,6 +23,11 @@ def head_shape(history: History) -> tuple[int, int]:
     return whole.shape[-2], whole.shape[-1]
 
 
+def history_bounds(history: History) -> Tensor:
+    """[B + 1] int32: where each user's tokens begin and end."""
+    return history.cu_history if isinstance(history, RaggedHistory) else history.pages.cu_history
+
+
 def require_history(history: History) -> None:
     """Raise ValueError, naming the tensor, unless all shapes, dtypes and strides are as said.
 

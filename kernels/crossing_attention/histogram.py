@@ -15,7 +15,7 @@ from kernels.checks import require
 from kernels.crossing_attention.histogram_kernel import attend_kernel, count_kernel, plane_kernel
 from kernels.crossing_attention.kernel import combine_kernel
 from kernels.histories import CodedHistory
-from kernels.history_contract import head_shape, require_history
+from kernels.hopper.device import processors
 
 LARGEST_WORKSPACE = 1 << 28
 """256 MiB: 163 users of 8192 pool rows, 16 codes and a slice of one number in bfloat16."""
@@ -50,7 +50,7 @@ def attend_histogram(
     cu_candidates: Tensor,
     scale: float,
 ) -> Tensor:
-    """As `kernels.crossing_attention.crossing_attention`, for what `histogram_fits`.
+    """As `kernels.crossing_attention.crossing_attention`, checked there, for what `histogram_fits`.
 
     A count is exact up to 2^31 / 128 tokens of one user with one row and code, some 16 million. In
     bfloat16 counts and sums are rounded to its 8 bits once they are complete, as weights are.
@@ -60,9 +60,6 @@ def attend_histogram(
     out = torch.empty_like(q)
     if not candidates:
         return out
-    require_history(history)
-    heads_fit = head_shape(history) == (kv_heads, dim)
-    require(heads_fit, "key_pool", f"shape {list(history.key_pool.shape)} beside k_self's")
     codes, width = history.codebook.shape
     sums = _padded_sums(codes, width)
     require(sums <= WIDEST_SUMS, "codebook", f"{sums} sums a pool row, at most {WIDEST_SUMS}")
@@ -71,7 +68,7 @@ def attend_histogram(
     tile = _tile(q.element_size(), dim)
     rows = candidates * heads
     programs = -(-rows // kv_heads // tile.block_m) * kv_heads
-    splits = _splits(programs, padded_rows // tile.block_r, q.device)
+    splits = _splits(programs, padded_rows // tile.block_r, processors(q.device))
     partial, statistics = out, out
     if splits > 1:
         partial = torch.empty(splits, rows, dim, dtype=torch.float32, device=q.device)
@@ -178,11 +175,12 @@ def workspace_bytes(users: int, history: CodedHistory, dtype: torch.dtype) -> in
 
 
 def histogram_fits(q: Tensor, history: CodedHistory) -> bool:
-    """Whether `attend_histogram` can run: tile shapes, and a workspace within its bound."""
+    """Whether `attend_histogram` can run: one dtype, tile shapes, a workspace within its bound."""
     codes, width = history.codebook.shape
     dim = q.shape[-1]
     return (
-        dim == _power_of_2(dim)
+        q.dtype == history.key_pool.dtype == history.value_pool.dtype
+        and dim == _power_of_2(dim)
         and 16 <= dim <= LARGEST_HEAD
         and 1 <= width <= dim
         and _padded_sums(codes, width) <= WIDEST_SUMS
@@ -209,13 +207,8 @@ def _tile(itemsize: int, dim: int) -> Tile:
     return Tile(128, 64, 8, 3) if dim <= 128 else Tile(64, 64, 8, 2)
 
 
-def _splits(programs: int, tiles: int, device: torch.device) -> int:
+def _splits(programs: int, tiles: int, processors: int) -> int:
     """Parts of the pool: as many as give each multiprocessor a program, of at least four tiles."""
-    processors = (
-        torch.cuda.get_device_properties(device).multi_processor_count
-        if device.type == "cuda"
-        else 1
-    )
     return max(1, min(processors // programs, tiles // 4, MAX_SPLITS))
 
 

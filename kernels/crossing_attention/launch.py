@@ -19,12 +19,11 @@ from kernels.crossing_attention.hopper_launch import (
 from kernels.crossing_attention.kernel import attend_kernel, combine_kernel
 from kernels.crossing_attention.plans import Plan, Problem, choose
 from kernels.histories import CodedHistory, CollectiveHistory, DenseHistory, History, RaggedHistory
-from kernels.history_contract import head_shape, require_history
 from kernels.hopper.device import processors
 from kernels.kv_expand import kv_expand
 
 LARGEST_POOL = 2**31 - 1
-"""Numbers of a pool, which the kernel addresses with 32 bits."""
+"""Numbers of a pool, which the kernels address with 32 bits."""
 WIDEST_SLICE = 16
 """Numbers of a user slice: one step of the tensor cores."""
 EXPANDED_BYTES = 1 << 30
@@ -44,14 +43,18 @@ def attend(
     """See `kernels.crossing_attention.crossing_attention`; runs the plan for these sizes.
 
     Raises:
-        ValueError: the history does not fit; the message names the tensor.
+        ValueError: a slice or a pool has more numbers than kernels take; the message names it.
     """
-    require_history(history)
-    heads_fit = head_shape(history) == k_self.shape[1:]
-    require(heads_fit, "history", f"heads of {head_shape(history)} beside k_self's")
+    if isinstance(history, CollectiveHistory | CodedHistory):
+        width, pool = history.value_slice.shape[-1], history.key_pool
+        require(width <= WIDEST_SLICE, "value_slice", f"{width} numbers, at most {WIDEST_SLICE}")
+        require(pool.numel() <= LARGEST_POOL, "key_pool", f"{pool.numel()} numbers, above 2^31 - 1")
     if not len(q):
         return torch.empty_like(q)
     q, k_self, v_self = q.contiguous(), k_self.contiguous(), v_self.contiguous()
+    if isinstance(history, RaggedHistory):
+        key, value = history.key.contiguous(), history.value.contiguous()
+        history = RaggedHistory(key, value, history.cu_history)
     plan = choose(problem_of(q, k_self, history, cu_candidates))
     return RUN[plan.kind](q, k_self, v_self, history, cu_candidates, scale, plan)
 
@@ -160,7 +163,7 @@ def problem_of(q: Tensor, k_self: Tensor, history: History, cu_candidates: Tenso
         kv_heads=k_self.shape[1],
         dim=q.shape[2],
         itemsize=q.element_size(),
-        processors=processors(q.device) if q.is_cuda else 1,
+        processors=processors(q.device),
         hopper=hopper,
         hopper_dense=not hopper and _expands(q, k_self, history),
         histogram=isinstance(history, CodedHistory) and histogram_pays(q, history),
@@ -185,8 +188,8 @@ def _history_arguments(history: History, unread: Tensor) -> dict[str, Any]:
     arguments |= {"FORM": "dense", "U": 0, "TIED": False}
     if isinstance(history, RaggedHistory):
         return arguments | {
-            "key": history.key.contiguous(),
-            "value": history.value.contiguous(),
+            "key": history.key,
+            "value": history.value,
             "cu_history": history.cu_history,
             "PAGE_TOKENS": 0,
         }
@@ -203,11 +206,8 @@ def _history_arguments(history: History, unread: Tensor) -> dict[str, Any]:
             arguments |= {"FORM": "coded", "TIED": True, "codes": len(codebook)}
             arguments |= {"codebook": codebook, "value_scale": value_scale}
     if not isinstance(history, DenseHistory):
-        width, pool = history.value_slice.shape[-1], history.key_pool
-        require(width <= WIDEST_SLICE, "value_slice", f"{width} numbers, at most {WIDEST_SLICE}")
-        require(pool.numel() <= LARGEST_POOL, "key_pool", f"{pool.numel()} numbers, above 2^31 - 1")
-        arguments |= {"key": pool, "value": history.value_pool, "U": width}
-        arguments["pool_rows"] = len(pool)
+        arguments |= {"key": history.key_pool, "value": history.value_pool}
+        arguments |= {"pool_rows": len(history.key_pool), "U": history.value_slice.shape[-1]}
     for name, plane in planes.items():
         arguments |= {name: plane, f"{name}_stride": plane.stride(0)}
     pages = history.pages

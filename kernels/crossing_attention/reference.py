@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kernels.histories import History, RaggedHistory
+from kernels.histories import History
+from kernels.history_contract import history_bounds
 from kernels.kv_expand import kv_expand
 from kernels.workspace import rows_at_once
 
@@ -15,16 +16,13 @@ def attend(
 ) -> Tensor:
     """See `kernels.crossing_attention.crossing_attention`."""
     k, v = kv_expand(history, q.dtype)
-    cu_history = (
-        history.cu_history if isinstance(history, RaggedHistory) else history.pages.cu_history
-    )
     groups = q.shape[1] // k.shape[1]
     self_logit = (q * k_self.repeat_interleave(groups, dim=1)).sum(-1) * scale
-    history_bounds, candidate_bounds = cu_history.tolist(), cu_candidates.tolist()
+    bounds, candidate_bounds = history_bounds(history).tolist(), cu_candidates.tolist()
     outputs = []
     for user in range(len(candidate_bounds) - 1):
         mine = slice(candidate_bounds[user], candidate_bounds[user + 1])
-        theirs = slice(history_bounds[user], history_bounds[user + 1])
+        theirs = slice(bounds[user], bounds[user + 1])
         k_user = k[theirs].repeat_interleave(groups, dim=1)
         v_user = v[theirs].repeat_interleave(groups, dim=1)
         rows = rows_at_once(q.shape[1], len(k_user))

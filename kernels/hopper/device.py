@@ -11,5 +11,7 @@ def is_hopper(device: torch.device) -> bool:
 
 
 def processors(device: torch.device) -> int:
-    """Multiprocessors: programs that run at once when one fills a multiprocessor."""
+    """Multiprocessors: programs that run at once when one fills a multiprocessor. 1 for a CPU."""
+    if device.type != "cuda":
+        return 1
     return torch.cuda.get_device_properties(device).multi_processor_count

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from kernels.checks import require
 from kernels.dispatch import TRITON_DTYPES
+from kernels.hopper.device import processors
 from kernels.pool_router.kernel import best_rows, best_splits
 
 _PROGRAM_TILES = 4  # what starting and ending a program costs, in tiles
@@ -200,4 +201,4 @@ def _capability(device: torch.device) -> tuple[int, int]:
 def _processors(device: torch.device) -> int:
     if device.type != "cuda":
         return 132  # the interpreter splits as an H200 would
-    return torch.cuda.get_device_properties(device).multi_processor_count
+    return processors(device)

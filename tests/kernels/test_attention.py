@@ -10,7 +10,7 @@ import torch
 
 from kernels.context_attention import context_attention
 from kernels.crossing_attention import crossing_attention
-from kernels.histories import CollectiveHistory
+from kernels.histories import CollectiveHistory, History, RaggedHistory
 from tests.kernels import oracle
 from tests.kernels.histories import FORMS, GROUPS, bounds, random_history, reordered
 
@@ -118,6 +118,7 @@ BAD_CONTEXT = {
     "cu_query dtype": ("cu_query", bounds([4]).long()),
     "cu_query empty": ("cu_query", torch.zeros(0, dtype=torch.int32)),
     "cu_query users": ("cu_query", bounds([2, 2])),
+    "cu_query strided": ("cu_query", bounds([4, 9])[::2]),
     "cu_history rank": ("cu_history", bounds([4])[None]),
 }
 
@@ -129,6 +130,7 @@ def test_context_attention_names_the_bad_argument(name: str, value: torch.Tensor
         context_attention(**{**_context_arguments(), name: value}, scale=1.0)
 
 
+KEYS = torch.zeros(2, 17, GROUPS, DIM)
 BAD_CROSSING = {
     "q rank": ("q", torch.zeros(4, DIM)),
     "q heads": ("q", torch.zeros(4, HEADS + 1, DIM)),
@@ -137,11 +139,19 @@ BAD_CROSSING = {
     "v_self heads": ("v_self", torch.zeros(4, GROUPS + 1, DIM)),
     "cu_candidates dtype": ("cu_candidates", bounds([4]).float()),
     "cu_candidates rank": ("cu_candidates", torch.tensor(4, dtype=torch.int32)),
+    "cu_candidates users": ("cu_candidates", bounds([2, 2])),
+    "cu_candidates strided": ("cu_candidates", bounds([4, 9])[::2]),
+    "k_self dtype": ("k_self", torch.zeros(4, GROUPS, DIM).bfloat16()),
+    "v_self dtype": ("v_self", torch.zeros(4, GROUPS, DIM).double()),
+    "history heads": ("history", random_history("tied", [17], seed=1, dim=2 * DIM)[0]),
+    "history bounds": ("cu_history", RaggedHistory(*KEYS, bounds([17, 2])[::2])),
 }
 
 
 @pytest.mark.parametrize(("name", "value"), BAD_CROSSING.values(), ids=BAD_CROSSING)
-def test_crossing_attention_names_the_bad_argument(name: str, value: torch.Tensor) -> None:
+def test_crossing_attention_names_the_bad_argument(
+    name: str, value: torch.Tensor | History
+) -> None:
     good = {
         "q": torch.zeros(4, HEADS, DIM),
         "k_self": torch.zeros(4, GROUPS, DIM),
@@ -150,5 +160,6 @@ def test_crossing_attention_names_the_bad_argument(name: str, value: torch.Tenso
         "cu_candidates": bounds([4]),
     }
     crossing_attention(**good, scale=1.0)
+    argument = "history" if isinstance(value, RaggedHistory) else name
     with pytest.raises(ValueError, match=rf"^{name}: "):
-        crossing_attention(**{**good, name: value}, scale=1.0)
+        crossing_attention(**{**good, argument: value}, scale=1.0)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from kernels.crossing_attention import crossing_attention, reference
+from kernels.crossing_attention import crossing_attention, launch, reference
 from kernels.crossing_attention.launch import RUN, attend, gather, problem_of
 from kernels.crossing_attention.plans import Plan, Problem, choose
 from kernels.histories import CollectiveHistory, History, RaggedHistory
@@ -189,6 +189,26 @@ def test_rows_and_codes_past_their_tables_read_the_last() -> None:
     torch.testing.assert_close(outside, inside, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("plan", sorted(RUN))
+def test_views_are_read_as_they_lie(monkeypatch: pytest.MonkeyPatch, plan: str) -> None:
+    """Whatever runs gets the numbers behind each other."""
+
+    def run(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, history: History, *_: Any) -> None:
+        read = (q, k, v, history.key, history.value)
+        assert all(map(torch.equal, read, wanted))
+        assert all(tensor.is_contiguous() for tensor in read)
+
+    monkeypatch.setitem(RUN, plan, run)
+    monkeypatch.setattr(launch, "choose", lambda _: Plan(plan))
+    q, k, v, history, cu = _inputs("ragged", [5, 2], [21, 3])
+    wanted = (q, k, v, history.key, history.value)
+    between = [
+        torch.stack((part, part.new_full((), torch.nan).expand_as(part)), 1)[:, 0]
+        for part in wanted
+    ]
+    attend(*between[:3], RaggedHistory(*between[3:], history.cu_history), cu, SCALE)
+
+
 def test_the_comparison_notices_swapped_rows() -> None:
     q, k_self, v_self, history, cu = _inputs("separate", [3], [17])
     assert isinstance(history, CollectiveHistory)
@@ -201,9 +221,10 @@ def test_names_what_does_not_fit() -> None:
     q, k_self, v_self, history, cu = _inputs("separate", [3], [17])
     assert isinstance(history, CollectiveHistory)
     with pytest.raises(ValueError, match=r"^history: "):
-        attend(q, k_self[:, :1], v_self[:, :1], history, cu, SCALE)
+        crossing_attention(q, k_self[:, :1], v_self[:, :1], history, cu, scale=SCALE)
+    other = replace(history, value_row=history.value_row.int())
     with pytest.raises(ValueError, match=r"^value_row: dtype "):
-        attend(q, k_self, v_self, replace(history, value_row=history.value_row.int()), cu, SCALE)
+        crossing_attention(q, k_self, v_self, other, cu, scale=SCALE)
     with pytest.raises(ValueError, match=r"^scale: "):
         crossing_attention(q, k_self, v_self, history, cu, scale=0.0)
     wide = _inputs("separate", [3], [17], dim=32, width=17)

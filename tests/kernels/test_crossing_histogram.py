@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from kernels.crossing_attention import crossing_attention
 from kernels.crossing_attention.histogram import (
     LARGEST_WORKSPACE,
     attend_histogram,
@@ -249,6 +250,7 @@ def test_what_fits_and_what_pays() -> None:
         assert histogram_fits(many_rows, other)
         assert histogram_pays(many_rows, other) == (longest == 44)
     assert not histogram_fits(torch.zeros(1, 2, 24), history)
+    assert not histogram_fits(q.bfloat16(), history)
     wide = _coded(_random_tokens([40], 29, 5), 29, 5, 16)
     assert not histogram_fits(q, wide)
     users = LARGEST_WORKSPACE // workspace_bytes(1, history, torch.float32)
@@ -259,7 +261,7 @@ def test_what_fits_and_what_pays() -> None:
 
 def test_names_the_bad_argument() -> None:
     history = _coded(_random_tokens([9], 29, 5), 29, 5, 1)
-    arguments = _candidates([2], 4, history)
+    q, k, v, cu = _candidates([2], 4, history)
     for name, bad in (
         ("row", history.row[:, :-1]),
         ("key_code", history.key_code.repeat(1, 2)[:, ::2]),
@@ -268,13 +270,10 @@ def test_names_the_bad_argument() -> None:
         ("key_pool", history.key_pool[..., 1:]),
     ):
         with pytest.raises(ValueError, match=rf"^{name}: "):
-            attend_histogram(*arguments[:3], replace(history, **{name: bad}), arguments[3], SCALE)
-    other = _coded(_random_tokens([9], 29, 5), 29, 5, 1, groups=4)
-    with pytest.raises(ValueError, match=r"^key_pool: "):
-        attend_histogram(*arguments[:3], other, arguments[3], SCALE)
+            crossing_attention(q, k, v, replace(history, **{name: bad}), cu, scale=SCALE)
     wide = _coded(_random_tokens([9], 29, 5), 29, 5, 9)
     with pytest.raises(ValueError, match=r"^codebook: 256 sums"):
-        attend_histogram(*arguments[:3], wide, arguments[3], SCALE)
+        attend_histogram(q, k, v, wide, cu, SCALE)
 
 
 @pytest.mark.skipif(not CUDA, reason="needs a CUDA device")
