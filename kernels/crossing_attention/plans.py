@@ -14,7 +14,7 @@ already in memory, while expanding first costs 25 % and more, so nothing is expa
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Literal
 
 MAX_SPLITS = 64
@@ -59,6 +59,7 @@ class Plan:
     here and below."""
     block_n: int = 0
     """History tokens of a step."""
+    _: KW_ONLY
     splits: int = 1
     """Programs that share one tile's history; 1: none do."""
     row_tiles: int = 1
@@ -82,11 +83,11 @@ def choose(problem: Problem) -> Plan:
         programs = -(-rows // HOPPER_ROWS) * problem.kv_heads
         splits = _even_splits(programs, tiles, problem.processors)
         row_tiles = _row_tiles(problem, rows, tiles) if splits == 1 else 1
-        return Plan(kind, HOPPER_ROWS, block_n, splits, row_tiles, stages)
+        return Plan(kind, HOPPER_ROWS, block_n, splits=splits, row_tiles=row_tiles, stages=stages)
     block_m, block_n, warps, stages = _tile(problem)
     programs = -(-rows // block_m) * problem.kv_heads
     splits = _splits(programs, -(-problem.longest // block_n), problem.processors)
-    return Plan("gather", block_m, block_n, splits, stages, warps)
+    return Plan("gather", block_m, block_n, splits=splits, stages=stages, warps=warps)
 
 
 def _hopper_tile(problem: Problem) -> tuple[int, int]:

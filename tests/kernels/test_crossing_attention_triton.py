@@ -97,7 +97,7 @@ def _accept(
 
 
 def _plan(block_n: int, splits: int, block_m: int = 16) -> Plan:
-    return Plan("gather", block_m, block_n, splits, warps=4, stages=2)
+    return Plan("gather", block_m, block_n, splits=splits, warps=4, stages=2)
 
 
 PLANS = {
@@ -248,6 +248,17 @@ def test_only_few_programs_split_a_long_history() -> None:
     assert programs <= 2 * 132
     assert choose(_problem(candidates=1, users=1, longest=0)).splits == 1
     assert choose(_problem(candidates=1, users=1, longest=64)).splits == 1
+
+
+@pytest.mark.parametrize("itemsize", [2, 4])
+@pytest.mark.parametrize("dim", [16, 32, 64, 128, 256])
+def test_a_gathered_tile_fits_into_registers(dim: int, itemsize: int) -> None:
+    plan = choose(_problem(dim=dim, itemsize=itemsize))
+    assert plan.kind == "gather"
+    assert plan.warps in {4, 8}
+    assert plan.stages in {2, 3}
+    logits_and_sums = plan.block_m * (plan.block_n + dim)  # 4 bytes each
+    assert logits_and_sums <= 32 * plan.warps * 160
 
 
 LARGE = {

@@ -135,7 +135,7 @@ def test_there_are_items_for_every_row(
     history = _bf16(random_history(form, [17, 3, 30], seed=4, dim=64)[0])
     q = torch.randn(sum(candidates), 4, 64, dtype=torch.bfloat16)
     own = torch.randn(sum(candidates), 2, 64, dtype=torch.bfloat16)
-    plan = Plan("hopper", 128, 128, 1, row_tiles, 3)
+    plan = Plan("hopper", 128, 128, row_tiles=row_tiles, stages=3)
     hopper_launch.attend_on_hopper(q, own, own, history, bounds(candidates), 0.3, plan)
     units = sum(-(-2 * count // (128 * row_tiles)) for count in candidates)  # two heads a KV head
     assert launched.options["items"] >= units * 2
