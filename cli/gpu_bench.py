@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -30,6 +31,20 @@ Commit = Annotated[
 ]
 
 
+VERDICTS = {
+    "missed": "[red]MISSED[/]",
+    "not measured": "no time",
+    "must": "[green]met[/]",
+    "aim": "[green]aim[/]",
+    "stated": "",
+}
+"""By what a goal reached, the worst first."""
+SHORT = {"flash_attention_3": "fa3", "gather_concat": "gather", "_padded": "", "_copy": ""}
+"""What to write for parts of anchors' names."""
+COLUMNS = 100
+"""What the tables need; a terminal of fewer breaks their lines, a file does not."""
+
+
 def kernels(as_json: Json = False, out: Out = None, only: Only = "", commit: Commit = None) -> None:
     """Time every op on the GPU against SDPA, FlashAttention-3 and torch's own way.
 
@@ -46,7 +61,7 @@ def kernels(as_json: Json = False, out: Out = None, only: Only = "", commit: Com
         for row in record["rows"]
         if row["ours_us"] is None
     ]
-    _finish(record, kernel_table, wrong, as_json=as_json, out=out, partly=bool(only))
+    _finish(record, kernel_table, kernel_notes, wrong, as_json=as_json, out=out, partly=bool(only))
 
 
 def passes(as_json: Json = False, out: Out = None, only: Only = "", commit: Commit = None) -> None:
@@ -64,70 +79,108 @@ def passes(as_json: Json = False, out: Out = None, only: Only = "", commit: Comm
         f"{workload['name']}, {who}: {problem}"
         for workload in record["workloads"]
         for who, problem in workload["problems"].items()
-        if who == "baselines" or _form(who) in set(workload["forms"]) - set(workload["ours"])
+        if who == "baselines"
+        or _contender(who) in set(workload["contenders"]) - set(workload["ours"])
     ]
-    _finish(record, pass_table, wrong, as_json=as_json, out=out, partly=bool(only))
+    _finish(record, pass_table, pass_notes, wrong, as_json=as_json, out=out, partly=bool(only))
 
 
 def kernel_table(record: dict[str, Any]) -> Table:
-    """A row a case, ops apart: ours, the fastest anchor, the floor, what was reached."""
-    table = Table(expand=False)
-    table.add_column("case")
-    for name in ("ours us", "fastest anchor us", "floor us"):
-        table.add_column(name, justify="right")
-    table.add_column("reached")
+    """A line a case; of several bounds, the one that is kept least."""
+    columns = ("case", "ours us", "best us", "", "ratio", "must", "verdict", "floor us")
+    table = _narrow_table(columns, left=("case", ""))
     op = ""
     for row in record["rows"]:
         if row["op"] != op:
             op = row["op"]
-            table.add_section()
             table.add_row(f"[bold]{op}[/]")
         name, best = min(row["anchors_us"].items(), key=lambda item: item[1], default=("", None))
         table.add_row(
-            row["case"],
+            _short_case(row["case"]),
             _number(row["ours_us"]),
-            f"{_number(best)} {name}".strip(),
+            _number(best),
+            _short_anchor(name),
+            *_judged(row.get("goals", []), row["ours_us"] and best and row["ours_us"] / best),
             _number(max(row.get("floor_us", {}).values(), default=None)),
-            "\n".join(_goals(row.get("goals", []))),
         )
     return table
 
 
 def pass_table(record: dict[str, Any]) -> Table:
-    """One line a workload and form of entries."""
-    table = Table(expand=False)
-    for name in ("workload", "entries"):
-        table.add_column(name)
-    for name in ("context us", "crossing us", "dense context", "dense crossing", "each candidate"):
-        table.add_column(name, justify="right")
-    table.add_column("reached")
+    """A line a workload and way of ours; times in us, then how many times faster ours is."""
+    columns = ("", "entries", "context", "crossing", "dense", "dense", "/each", "/cross", "/both")
+    table = _narrow_table((*columns, "verdict"), left=("", "entries"))
     for workload in record["workloads"]:
-        dense, each = workload["dcat_dense"], workload["each_candidate"]
-        for form, ours in workload["ours"].items():
+        dense = workload["dcat_dense"]
+        for name, ours in workload["ours"].items():
             table.add_row(
-                f"{workload['name']} {workload['about']}",
-                form,
-                _number(ours["context_us"]),
-                _number(ours["crossing_us"]),
-                _number(dense["context_us"]),
-                _number(dense["crossing_us"]),
-                _number(each["us"]),
-                "\n".join(_goals(ours["goals"])),
+                workload["name"],
+                name,
+                *(_number(ours[it]) for it in ("context_us", "crossing_us")),
+                *(_number(dense[it]) for it in ("context_us", "crossing_us")),
+                *(_number(goal["value"], 2) for goal in ours["goals"]),
+                _judged(ours["goals"], None)[-1],
             )
     return table
 
 
-def _goals(goals: list[dict[str, Any]]) -> Iterator[str]:
-    colours = {"aim": "green", "must": "green", "missed": "red"}
+def kernel_notes(record: dict[str, Any]) -> Iterator[str]:
+    """Below the table: every bound that is missed."""
+    for row in record["rows"]:
+        yield from _missed(f"{row['op']}: {row['case']}", row.get("goals", []))
+
+
+def pass_notes(record: dict[str, Any]) -> Iterator[str]:
+    """Below the table: what its columns are, and every bound that is missed."""
+    yield (
+        "dense: DCAT with dense K and V, context and crossing; /each, /cross, /both: times faster "
+        "than each candidate by itself, than dense DCAT's crossing pass, than both its passes"
+    )
+    for workload in record["workloads"]:
+        for name, ours in workload["ours"].items():
+            yield from _missed(f"{workload['name']}, {name}", ours["goals"])
+
+
+def _narrow_table(columns: tuple[str, ...], left: tuple[str, ...]) -> Table:
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
+    for name in columns:
+        table.add_column(name, justify="left" if name in left else "right", no_wrap=True)
+    return table
+
+
+def _short_case(case: str) -> str:
+    """`B 8, C 512` as `B8 C512`."""
+    return re.sub(r"\b([A-Z]\w*|d) (?=\d)", r"\1", case).replace(", ", " ")
+
+
+def _short_anchor(name: str) -> str:
+    for long, short in SHORT.items():
+        name = name.replace(long, short)
+    return name
+
+
+def _judged(goals: list[dict[str, Any]], otherwise: float | None) -> tuple[str, str, str]:
+    """Figure, bound and verdict of the goal that is kept least; the first one of equals."""
+    if not goals:
+        return _number(otherwise, 2), "", ""
+    goal = min(goals, key=lambda goal: list(VERDICTS).index(goal["reached"]))
+    sign = ">=" if goal["at_least"] else "<="
+    must = "" if goal["must"] is None else f"{sign}{goal['must']:g}"
+    return _number(goal["value"], 2), must, VERDICTS[goal["reached"]]
+
+
+def _missed(what: str, goals: list[dict[str, Any]]) -> Iterator[str]:
     for goal in goals:
-        colour = colours.get(goal["reached"], "default")
-        wanted = "" if goal["must"] is None else f" (must {goal['must']:g})"
-        yield f"[{colour}]{goal['reached']}[/] {_number(goal['value'], 2)} {goal['text']}{wanted}"
+        if goal["reached"] == "missed":
+            yield (
+                f"[red]MISSED[/] {what}: {_number(goal['value'], 2)} {goal['text']}, "
+                f"must {goal['must']:g}"
+            )
 
 
-def _form(contender: str) -> str:
+def _contender(who: str) -> str:
     """Of "coded" and of "coded, crossing": coded."""
-    return contender.partition(",")[0]
+    return who.partition(",")[0]
 
 
 def _number(value: float | None, digits: int = 1) -> str:
@@ -147,6 +200,7 @@ def _require_gpu() -> None:
 def _finish(
     record: dict[str, Any],
     table: Callable[[dict[str, Any]], Table],
+    notes: Callable[[dict[str, Any]], Iterator[str]],
     wrong: list[str],
     *,
     as_json: bool,
@@ -162,9 +216,11 @@ def _finish(
     if as_json:
         typer.echo(json.dumps(record, indent=2))
     else:
-        console = Console()
+        console = Console(width=max(COLUMNS, Console().width))
         console.print(f"{record['gpu']}, driver {record['driver']}", highlight=False)
         console.print(table(record))
+        for note in notes(record):
+            console.print(note, highlight=False)
         if out is not None:
             console.print(f"{out} written", highlight=False)
     if wrong:

@@ -129,14 +129,18 @@ def _passes(record: dict[str, Any]) -> Iterator[str]:
         "*Each candidate*: the same transformer over [history ; candidate] for every candidate, "
         "timed on the sequences given and scaled to all. *DCAT dense*: histories encoded once into "
         "dense keys and values; a candidate's own token is added by the log-sum-exp of the rest. "
-        "Both run under `torch.compile`, with the attention backend that is fastest for the batch."
+        "Both run under `torch.compile`, with the attention backend that is fastest for the batch. "
+        "*Product*: pool rows chosen by product keys, P the next square. *Compiled*: ours with "
+        "what lies between two attentions under `torch.compile`; its scores differ from those of "
+        "the model as it stands by what is given: on the same entries, then on entries of its own, "
+        "where another rounding may choose another of two nearly equal pool rows."
     )
     yield ""
     yield (
         "| workload | each candidate, us | DCAT dense: context, crossing, us | entries | "
-        "context, us | crossing, us | users/s | candidates/s | bounds |"
+        "context, us | crossing, us | users/s | candidates/s | error of the scores | bounds |"
     )
-    yield "|---|" + "---|" * 8
+    yield "|---|" + "---|" * 9
     for workload in record["workloads"]:
         yield from _pass_rows(workload)
     yield ""
@@ -145,10 +149,10 @@ def _passes(record: dict[str, Any]) -> Iterator[str]:
     yield "| workload | entries | pass | by op |"
     yield "|---|---|---|---|"
     for workload in record["workloads"]:
-        for form, ours in workload["ours"].items():
+        for contender, ours in workload["ours"].items():
             for name, shares in ours["shares"].items():
                 told = ", ".join(f"{op} {share:g}" for op, share in shares.items())
-                yield _cells(workload["name"], form, name, told)
+                yield _cells(workload["name"], contender, name, told)
     yield ""
 
 
@@ -165,25 +169,34 @@ def _pass_rows(workload: dict[str, Any]) -> Iterator[str]:
         f"{_us(dense['context_us'])}, {_us(dense['crossing_us'])} "
         f"({dense['attention']['causal']}, {dense['attention']['crossing']})",
     )
-    for form in workload["forms"]:
-        ours = workload["ours"].get(form)
+    for name in workload["contenders"]:
+        ours = workload["ours"].get(name)
         if ours is None:
             problems = [
                 problem
                 for contender, problem in workload["problems"].items()
-                if contender.partition(",")[0] == form
+                if contender.partition(",")[0] == name
             ]
-            yield _cells(*shared, form, "", "", "", "", "<br>".join(problems))
+            yield _cells(*shared, name, "", "", "", "", "", "<br>".join(problems))
             continue
         yield _cells(
             *shared,
-            form,
+            f"{name}, P {ours['pool_rows']:,}",
             _us(ours["context_us"]) + _eager(ours["timed_by"]["context"]),
             _us(ours["crossing_us"]) + _eager(ours["timed_by"]["crossing"]),
             f"{ours['users_per_s']:,}",
             f"{ours['candidates_per_s']:,}",
+            "<br>".join(_errors(ours)),
             "<br>".join(_bounds(ours["goals"])),
         )
+
+
+def _errors(ours: dict[str, Any]) -> Iterator[str]:
+    error = ours["error"]
+    yield f"{error['ours']:.1e}, torch {error['torch']:.1e}"
+    if "difference" in ours:
+        difference = ours["difference"]
+        yield f"differs by {difference['crossing']:.1e}, {difference['both']:.1e}"
 
 
 def _bounds(goals: list[dict[str, Any]]) -> Iterator[str]:

@@ -50,8 +50,8 @@ SHAPES = (
     Shape(64, 1000, 256, 4, 64),
 )
 ONE_USER = SHAPES[3]
-OTHER_PLANS: dict[Forced, str] = {"expand": "expand, then dense", "gather": "plain gather"}
-"""Ways that the op has too, and their names; on two shapes, for the table of plans."""
+OTHER_PLANS: dict[Forced, str] = {"expand": "expand first", "gather": "plain gather"}
+"""What else the op can do with collective entries; on two shapes, for the table of plans."""
 OTHERWISE = (SHAPES[0], SHAPES[4])
 CODED = (  # with the must and the aim, in times faster than the best dense anchor
     (Shape(8, 512, 16384, 4, 64, pool_rows=2048), 3.5, 6.0),
@@ -81,7 +81,7 @@ def cases() -> Iterator[Case]:
         yield _case("dense", shape, [no_slower(best, ANCHORS, 1.1, 1.0)], f"dense, {shape}")
     for shape in OTHERWISE:
         for forced, told in OTHER_PLANS.items():
-            name = f"collective by {told}, {shape}, P {shape.pool_rows}"
+            name = f"{told}, {shape}, P {shape.pool_rows}"
             yield _case("collective", shape, [], name, forced)
 
 

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import track
+from torch._dynamo import config as dynamo
 
 from benchmarks.bound import Bound
 from benchmarks.gpu_record import gpu_record
-from benchmarks.graph_timing import time_in_turn, told
-from benchmarks.kernels.trial import Accuracy
-from benchmarks.paged_history import Form
+from benchmarks.graph_timing import time_in_turn
 from benchmarks.passes.baselines import Baselines
+from benchmarks.passes.contender import COMPILED, MOST_DIFFERENCE, Contender
 from benchmarks.passes.op_shares import shares_by_op
 from benchmarks.passes.our_passes import OurPasses
 from benchmarks.passes.workload import (
@@ -25,7 +25,7 @@ from benchmarks.passes.workload import (
 )
 
 _ROUNDS = 5
-_MOST_DIFFERENCE = 0.02  # relative, between the two baselines' scores: bf16 gives a tenth of it
+_MOST_SHAPES = 64  # that a function is compiled for, before torch gives up and runs it as it is
 
 
 @torch.no_grad()
@@ -34,14 +34,22 @@ def bench_passes(only: str = "", commit: str | None = None) -> dict[str, Any]:
 
     Returns:
         GPU, versions and commit; `workloads`, each with its sizes, `each_candidate`, `dcat_dense`
-        and, by form of our entries, `ours`: times in us, candidates and users a second, `shares` of
-        the device time by op, `error` of the scores and `goals`; and `problems` by contender.
+        and, by kind of our entries and, with "compiled" behind it, with the arithmetic between two
+        attentions compiled, `ours`: times in us, candidates and users a second, `shares` of the
+        device time by op, `error` of the scores, `difference` from those not compiled and `goals`;
+        `problems` by contender; and `took_s`, the seconds that measuring it took.
     """
     record = gpu_record("passes", commit)
-    workloads = [workload for workload in WORKLOADS if only in workload.name]
-    progress = track(workloads, description="Timing the passes", console=Console(stderr=True))
+    record["workloads"] = []
     device = torch.device("cuda")
-    record["workloads"] = [measured_workload(workload, device) for workload in progress]
+    with dynamo.patch(recompile_limit=_MOST_SHAPES):
+        for workload in WORKLOADS:
+            if only in workload.name:
+                began = time.monotonic()
+                measured = measured_workload(workload, device)
+                took_s = round(time.monotonic() - began, 1)
+                record["workloads"].append(measured | {"took_s": took_s})
+                _progress(f"{workload.name} done in {took_s} s")
     return record
 
 
@@ -51,27 +59,26 @@ def measured_workload(workload: Workload, device: torch.device) -> dict[str, Any
     random = torch.Generator(device).manual_seed(6)
     tokens = random_history_tokens(workload, random)
     candidates = random_candidates(workload, random)
-    ours = {form: OurPasses(workload, form, tokens, candidates, random) for form in workload.forms}
-    baselines = Baselines(workload, tokens, candidates, random)
+    contenders: dict[str, Contender] = {}
     problems: dict[str, str] = {}
-    checked: dict[Form, Accuracy] = {}
-    for form, passes in ours.items():
-        try:
-            checked[form] = passes.accuracy()
-        except Exception as error:  # Triton's errors have no other base
-            problems[form] = told(error)
-            continue
-        if not checked[form].passed:
-            problems[form] = (
-                f"relative error of the scores {checked[form].ours:.2e}, "
-                f"torch on a CPU in bf16 {checked[form].torch:.2e}"
-            )
-    runs = dict(baselines.runs)
-    for form, passes in ours.items():
-        if form not in problems:
-            runs |= {f"{form}, context": passes.context, f"{form}, crossing": passes.crossing}
-    if (differ := baselines.difference()) > _MOST_DIFFERENCE:
+    for variant in workload.variants:
+        passes = OurPasses(workload, variant, tokens, candidates, random)
+        for compiled in (False, True):
+            contender = Contender(variant, passes, compiled)
+            _progress(f"{workload.name}: {contender}")
+            problem = contender.check()
+            if problem is None:
+                contenders[str(contender)] = contender
+            else:
+                problems[str(contender)] = problem
+    _progress(f"{workload.name}: baselines")
+    baselines = Baselines(workload, tokens, candidates, random)
+    if (differ := baselines.difference()) > MOST_DIFFERENCE:
         problems["baselines"] = f"their scores differ by {differ:.2e}"
+    runs = dict(baselines.runs)
+    for name, contender in contenders.items():
+        runs |= {f"{name}, {which}": run for which, run in contender.runs.items()}
+    _progress(f"{workload.name}: timing {len(runs)} passes in turn")
     timings = time_in_turn(runs, rounds=_ROUNDS)
     problems |= {name: it.problem for name, it in timings.items() if it.problem is not None}
     record: dict[str, Any] = {
@@ -82,27 +89,23 @@ def measured_workload(workload: Workload, device: torch.device) -> dict[str, Any
         "candidates": workload.candidates,
         "layers": workload.layers,
         "head_dim": workload.head_dim,
-        "forms": list(workload.forms),
+        "contenders": [name for it in workload.variants for name in (str(it), f"{it}{COMPILED}")],
         "each_candidate": baselines.each_candidate(timings),
         "dcat_dense": baselines.dcat_dense(timings),
         "ours": {},
         "problems": problems,
     }
-    for form, passes in ours.items():
-        context, crossing = (timings.get(f"{form}, {it}") for it in ("context", "crossing"))
-        if context is None or crossing is None or context.us is None or crossing.us is None:
+    for name, contender in contenders.items():
+        context, crossing = (timings[f"{name}, {it}"] for it in ("context", "crossing"))
+        if context.us is None or crossing.us is None:
             continue
-        record["ours"][form] = {
+        record["ours"][name] = contender.about | {
             "context_us": context.us,
             "crossing_us": crossing.us,
             "timed_by": {"context": context.by, "crossing": crossing.by},
             "users_per_s": round(workload.users / context.us * 1e6),
             "candidates_per_s": round(workload.users * workload.candidates / crossing.us * 1e6),
-            "shares": {
-                "context": shares_by_op(passes.context),
-                "crossing": shares_by_op(passes.crossing),
-            },
-            "error": {"ours": checked[form].ours, "torch": checked[form].torch},
+            "shares": {which: shares_by_op(run) for which, run in contender.runs.items()},
             "goals": goals(workload, context.us, crossing.us, record),
         }
     return record
@@ -129,3 +132,7 @@ def goals(
         (Bound("times faster than DCAT dense, both passes", must), dense["both_us"], both),
     )
     return [bound.judged(theirs and theirs / mine) for bound, theirs, mine in judged]
+
+
+def _progress(text: str) -> None:
+    Console(stderr=True).print(text, highlight=False)

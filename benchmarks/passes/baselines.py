@@ -18,7 +18,7 @@ from benchmarks.anchors import Attention, AttentionWithSum, attentions, attentio
 from benchmarks.graph_timing import Run, Timing, time_in_turn
 from benchmarks.kernels.trial import relative_error
 from benchmarks.passes.dense_transformer import KV, DenseTransformer
-from benchmarks.passes.workload import DTYPE, Workload, random_ranker
+from benchmarks.passes.workload import DTYPE, Variant, Workload, random_ranker
 from shared.model.batch import CandidateTokens, HistoryTokens, bounds
 from shared.model.kv_source import DenseKV
 from shared.model.layers import Layer
@@ -90,7 +90,7 @@ def tied_ranker(workload: Workload, device: torch.device, dtype: torch.dtype) ->
 
     Only then are both ways the same transformer.
     """
-    ranker = random_ranker(workload.config("dense"), device, dtype)
+    ranker = random_ranker(workload.config(Variant("dense")), device, dtype)
     for layer in cast(list[Layer], list(ranker.layers)):
         kv = cast(DenseKV, layer.kv)
         layer.self_key.weight, layer.self_value.weight = kv.key.weight, kv.value.weight

@@ -12,17 +12,15 @@ from dataclasses import dataclass
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.anchors import Attention, AttentionWithSum
+from benchmarks.passes.dense_parts import Rest, Tables, embed, finish, project, scores
 from shared.model.batch import CandidateTokens, HistoryTokens
 from shared.model.config import ModelConfig
 from shared.model.kv_source import DenseKV
 from shared.model.layers import Layer
 from shared.model.ranker import Ranker
-
-_EPS = 1e-6
 
 KV = list[tuple[Tensor, Tensor]]
 """Keys and values of each layer, each [B, T, H, D]."""
@@ -35,10 +33,7 @@ class _Weights:
     norm: Tensor
     qkv: Tensor
     candidate_qkv: Tensor
-    out: Tensor
-    norm_ffn: Tensor
-    gate_up: Tensor
-    down: Tensor
+    rest: Rest
 
     @classmethod
     def of(cls, layer: Layer) -> _Weights:
@@ -47,10 +42,7 @@ class _Weights:
             layer.norm_attention.weight,
             torch.cat((layer.query.weight, kv.key.weight, kv.value.weight)),
             torch.cat((layer.query.weight, layer.self_key.weight, layer.self_value.weight)),
-            layer.out.weight,
-            layer.norm_ffn.weight,
-            layer.ffn.gate_up.weight,
-            layer.ffn.down.weight,
+            Rest.of(layer),
         )
 
 
@@ -68,13 +60,17 @@ class DenseTransformer:
         self._ranker = ranker
         self._causal = causal
         self._crossing = crossing
+        self._tables = Tables.of(ranker)
         self._weights = [_Weights.of(cast(Layer, layer)) for layer in ranker.layers]
         self._project: Callable[..., Tensor] = project
         self._finish: Callable[..., Tensor] = finish
         self._add_own: Callable[..., Tensor] = add_own_and_finish
+        self._embed: Callable[..., Tensor] = embed
+        self._scores: Callable[..., Tensor] = scores
         if compiled:
-            # Every shape for itself, as fast as can be; the limit is eight shapes a function.
-            torch.compiler.reset()
+            self._embed = torch.compile(embed, dynamic=True)
+            self._scores = torch.compile(scores, dynamic=True)
+            # Every shape for itself, as fast as can be.
             self._project = torch.compile(project, dynamic=False)
             self._finish = torch.compile(finish, dynamic=False)
             self._add_own = torch.compile(add_own_and_finish, dynamic=False)
@@ -102,8 +98,8 @@ class DenseTransformer:
                 x = x[:, -1:]
             else:
                 attended = self._causal(q, k, v, scale=self._scale, causal=True)
-            x = self._finished(x, attended, weights)
-        return self._scores(x.squeeze(1))
+            x = self._finish(x, attended.flatten(-2), weights.rest)
+        return self._scored(x.squeeze(1))
 
     def encode(self, tokens: HistoryTokens, users: int) -> KV:
         """Keys and values of every layer; the last layer stops there."""
@@ -114,7 +110,7 @@ class DenseTransformer:
             kv.append((k, v))
             if number < len(self._weights) - 1:
                 attended = self._causal(q, k, v, scale=self._scale, causal=True)
-                x = self._finished(x, attended, weights)
+                x = self._finish(x, attended.flatten(-2), weights.rest)
         return kv
 
     def score(self, candidates: CandidateTokens, kv: KV) -> Tensor:
@@ -132,55 +128,27 @@ class DenseTransformer:
                 attended,
                 log_sum,
                 self._scale,
-                weights.out,
-                weights.norm_ffn,
-                weights.gate_up,
-                weights.down,
+                weights.rest,
             )
-        return self._scores(x.flatten(0, 1))
+        return self._scored(x.flatten(0, 1))
 
     def _heads(self, qkv: Tensor) -> list[Tensor]:
         heads = (self._config.heads, self._config.head_dim)
         return [part.unflatten(-1, heads) for part in qkv.chunk(3, dim=-1)]
 
-    def _finished(self, x: Tensor, attended: Tensor, weights: _Weights) -> Tensor:
-        return self._finish(
-            x, attended, weights.out, weights.norm_ffn, weights.gate_up, weights.down
-        )
-
     def _embedded_history(self, tokens: HistoryTokens) -> Tensor:
-        return self._embedded(tokens.item_rows, tokens.action_types, tokens.surfaces, tokens.gaps)
+        return self._embed(
+            tokens.item_rows, tokens.action_types, tokens.surfaces, tokens.gaps, self._tables
+        )
 
     def _embedded_candidates(self, candidates: CandidateTokens) -> Tensor:
-        action = torch.full_like(candidates.gaps, len(self._config.action_types))
-        return self._embedded(candidates.item_rows, action, candidates.surfaces, candidates.gaps)
-
-    def _embedded(self, items: Tensor, action: Tensor, surface: Tensor, gap: Tensor) -> Tensor:
-        model = self._ranker
-        summed = (
-            model.item(items).sum(dim=-2)
-            + model.action(action)
-            + model.surface(surface)
-            + model.gap(gap)
+        return self._embed(
+            candidates.item_rows, None, candidates.surfaces, candidates.gaps, self._tables
         )
-        return model.in_proj(summed)
 
-    def _scores(self, x: Tensor) -> Tensor:
-        return self._ranker.head(self._ranker.norm_head(x)).sigmoid()
-
-
-def project(x: Tensor, norm: Tensor, weight: Tensor) -> Tensor:
-    """[..., E] to queries, keys and values [..., 3 H D]."""
-    return F.linear(F.rms_norm(x, x.shape[-1:], norm, _EPS), weight)
-
-
-def finish(
-    x: Tensor, attended: Tensor, out: Tensor, norm: Tensor, gate_up: Tensor, down: Tensor
-) -> Tensor:
-    """The rest of a layer after attention [..., H, D]."""
-    x = x + F.linear(attended.flatten(-2), out)
-    gate, up = F.linear(F.rms_norm(x, x.shape[-1:], norm, _EPS), gate_up).chunk(2, dim=-1)
-    return x + F.linear(F.silu(gate) * up, down)
+    def _scored(self, x: Tensor) -> Tensor:
+        model = self._ranker
+        return self._scores(x, model.norm_head.weight, model.head.weight, model.head.bias)
 
 
 def add_own_and_finish(
@@ -191,10 +159,7 @@ def add_own_and_finish(
     attended: Tensor,
     log_sum: Tensor,
     scale: float,
-    out: Tensor,
-    norm: Tensor,
-    gate_up: Tensor,
-    down: Tensor,
+    rest: Rest,
 ) -> Tensor:
     """`finish`, each candidate's own token added to what it attended to.
 
@@ -203,4 +168,4 @@ def add_own_and_finish(
     own_logit = (q.float() * k_own.float()).sum(dim=-1) * scale
     share = torch.sigmoid(own_logit - log_sum.transpose(1, 2)).unsqueeze(-1)
     merged = torch.lerp(attended.float(), v_own.float(), share).to(attended.dtype)
-    return finish(x, merged, out, norm, gate_up, down)
+    return finish(x, merged.flatten(-2), rest)

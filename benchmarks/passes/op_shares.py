@@ -25,7 +25,7 @@ def shares_by_op(run: Run) -> dict[str, float]:
     """Percent of the device time of one call, by op, largest first."""
     run()
     torch.cuda.synchronize()
-    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+    with profile(activities=[ProfilerActivity.CUDA], acc_events=True) as profiler:
         run()
         torch.cuda.synchronize()
     times: Counter[str] = Counter()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import sqrt
 from typing import Any
 
 import torch
@@ -19,10 +20,32 @@ DTYPE = torch.bfloat16
 _ITEMS = ItemHashConfig(tables=2, rows=1 << 16)
 _ACTIONS, _SURFACES = 8, 4
 _FORM_FIELDS: dict[Form, dict[str, Any]] = {
-    "collective": {"router": "separate", "pool_rows": 8192},
-    "coded": {"router": "tied", "slices": "coded", "pool_rows": 2048, "code_vectors": CODES},
+    "collective": {"router": "separate"},
+    "coded": {"router": "tied", "slices": "coded", "code_vectors": CODES},
     "dense": {"kv": "dense"},
 }
+_POOL_ROWS: dict[Form, int] = {"collective": 8192, "coded": 2048, "dense": 1}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A form of entries, and how their pool rows are chosen."""
+
+    form: Form
+    product_keys: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.form} product" if self.product_keys else self.form
+
+    @property
+    def pool_rows(self) -> int:
+        """P; product keys need a square, and get the one next to the other router's P."""
+        rows = _POOL_ROWS[self.form]
+        return round(sqrt(rows)) ** 2 if self.product_keys else rows
+
+
+_COLLECTIVE = (Variant("collective"), Variant("collective", product_keys=True))
+_CODED = (Variant("coded"), Variant("coded", product_keys=True))
 
 
 @dataclass(frozen=True)
@@ -38,13 +61,15 @@ class Workload:
     """Of each user."""
     layers: int = 4
     head_dim: int = 64
-    forms: tuple[Form, ...] = ("collective",)
+    variants: tuple[Variant, ...] = _COLLECTIVE
     beats_dense: bool = False
     """Whether DCAT with dense K and V has to be beaten."""
 
-    def config(self, form: Form) -> ModelConfig:
-        """`base` (E 256, H = G = 4, SwiGLU 704, U 1, bf16) in one of the forms."""
-        fields = _FORM_FIELDS[form] | {
+    def config(self, variant: Variant) -> ModelConfig:
+        """`base` (E 256, H = G = 4, SwiGLU 704, U 1, bf16) with entries of one kind."""
+        fields = _FORM_FIELDS[variant.form] | {
+            "router_keys": "product" if variant.product_keys else "full",
+            "pool_rows": variant.pool_rows,
             "embed_dim": 256,
             "layers": self.layers,
             "heads": 4,
@@ -64,7 +89,7 @@ class Workload:
 WORKLOADS = (
     Workload("W1", "PinFM-like", 64, 256, 1000),
     Workload("W2", "session", 8, 2048, 512),
-    Workload("W3", "lifelong", 8, 16384, 512, forms=("collective", "coded"), beats_dense=True),
+    Workload("W3", "lifelong", 8, 16384, 512, variants=_COLLECTIVE + _CODED, beats_dense=True),
     Workload(
         "W4",
         "HSTU-like",
@@ -73,7 +98,7 @@ WORKLOADS = (
         256,
         layers=8,
         head_dim=256,
-        forms=("collective", "coded"),
+        variants=_COLLECTIVE + _CODED,
         beats_dense=True,
     ),
 )
@@ -81,7 +106,7 @@ WORKLOADS = (
 
 def random_ranker(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> Ranker:
     """A model ready to serve."""
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng([] if device.type == "cpu" else [device]), device:
         torch.manual_seed(0)
         ranker = Ranker(config)
     return ranker.eval().requires_grad_(False).to(device=device, dtype=dtype)

@@ -48,7 +48,7 @@ KERNELS: dict[str, Any] = _HEAD | {
     "rows": [
         {
             "op": "crossing_attention",
-            "case": "coded, T 16384",
+            "case": "coded, B 8, T 16384",
             "ours_us": 40.5,
             "anchors_us": {"sdpa_flash": 296.0, "sdpa_cudnn": 151.0},
             "floor_us": {"flops": 12.0, "bytes": 3.0, "exps": 8.5},
@@ -57,7 +57,10 @@ KERNELS: dict[str, Any] = _HEAD | {
             "extra_bytes": 1 << 20,
             "timed_by": "graph replay",
             "problems": {"flash_attention_3": "RuntimeError: no such kernel"},
-            "goals": [goal("times faster than the best dense anchor", 3.73, "aim", must=3.5)],
+            "goals": [
+                goal("times faster than the best dense anchor", 3.73, "aim", must=3.5),
+                goal("time over SDPA", 1.07, "must", must=1.15, at_least=False),
+            ],
         },
         {
             "op": "pool_router",
@@ -93,7 +96,7 @@ PASSES: dict[str, Any] = _HEAD | {
             "candidates": 512,
             "layers": 4,
             "head_dim": 64,
-            "forms": ["collective"],
+            "contenders": ["collective", "coded compiled"],
             "each_candidate": {
                 "sequences_timed": 8,
                 "us_timed": 1757.8,
@@ -111,6 +114,7 @@ PASSES: dict[str, Any] = _HEAD | {
             },
             "ours": {
                 "collective": {
+                    "pool_rows": 8192,
                     "context_us": 5000.0,
                     "crossing_us": 500.0,
                     "timed_by": {"context": "graph replay", "crossing": "graph replay"},
@@ -124,8 +128,30 @@ PASSES: dict[str, Any] = _HEAD | {
                     "goals": [
                         goal("times faster than each candidate", 163.6, "must", must=7.0),
                         goal("times faster than DCAT dense, crossing pass", 1.5, "must", must=1.3),
+                        goal("times faster than DCAT dense, both passes", 1.77, "must", must=1.3),
                     ],
-                }
+                },
+                "coded compiled": {
+                    "pool_rows": 2048,
+                    "context_us": 4000.0,
+                    "crossing_us": 700.0,
+                    "timed_by": {"context": "graph replay", "crossing": "events"},
+                    "users_per_s": 2000,
+                    "candidates_per_s": 5851429,
+                    "shares": {
+                        "context": {"pool_router": 100.0},
+                        "crossing": {"crossing_attention": 100.0},
+                    },
+                    "error": {"ours": 0.001, "torch": 0.001},
+                    "difference": {"crossing": 0.0005, "both": 0.0012},
+                    "goals": [
+                        goal("times faster than each candidate", 191.49, "must", must=7.0),
+                        goal(
+                            "times faster than DCAT dense, crossing pass", 1.07, "missed", must=1.3
+                        ),
+                        goal("times faster than DCAT dense, both passes", 2.07, "must", must=1.3),
+                    ],
+                },
             },
             "problems": {},
         }

@@ -3,28 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch._dynamo.testing import CompileCounter
 
 import benchmarks.passes as bench
 from benchmarks.graph_timing import Timing
-from benchmarks.passes import baselines, op_shares, workload
+from benchmarks.passes import baselines, compiled_passes, contender, op_shares, workload
+from benchmarks.passes.compiled_passes import CompiledPasses
+from benchmarks.passes.contender import Contender
 from benchmarks.passes.dense_transformer import DenseTransformer
+from benchmarks.passes.our_passes import OurPasses
 from benchmarks.passes.workload import (
     WORKLOADS,
+    Variant,
     Workload,
     empty_entries,
     random_candidates,
     random_history_tokens,
+    random_ranker,
 )
 from shared.model.config import ItemHashConfig
 
 CPU = torch.device("cpu")
 SMALL = Workload(
-    "W0", "small", 2, 37, 5, layers=3, head_dim=16, forms=("collective", "coded"), beats_dense=True
+    "W0",
+    "small",
+    2,
+    37,
+    5,
+    layers=3,
+    head_dim=16,
+    variants=(Variant("collective"), Variant("coded", product_keys=True)),
+    beats_dense=True,
 )
 
 
@@ -65,6 +81,10 @@ def test_both_baselines_score_as_the_ranker() -> None:
     torch.testing.assert_close(model.score_each(history, few), found[:4], rtol=0, atol=1e-5)
 
 
+def no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", lambda function, dynamic: function)
+
+
 def fake_device(monkeypatch: pytest.MonkeyPatch, crossing: Callable[..., Any]) -> list[str]:
     """No GPU, no compiler, plain attention; returns the names of what will have been timed."""
     timed: list[str] = []
@@ -80,7 +100,7 @@ def fake_device(monkeypatch: pytest.MonkeyPatch, crossing: Callable[..., Any]) -
 
     for module in (bench, baselines):
         monkeypatch.setattr(module, "time_in_turn", time_in_turn)
-    monkeypatch.setattr(torch, "compile", lambda function, dynamic: function)
+    no_compiler(monkeypatch)
     monkeypatch.setattr(baselines, "attentions", lambda: {"plain": plain_output})
     monkeypatch.setattr(baselines, "attentions_with_sums", lambda: {"plain": crossing})
     monkeypatch.setattr(bench, "shares_by_op", lambda run: {"crossing_attention": 100.0})
@@ -96,8 +116,18 @@ def test_a_workload_s_record(monkeypatch: pytest.MonkeyPatch) -> None:
     assert record["dcat_dense"]["attention"] == {"causal": "plain", "crossing": "plain"}
     both = record["dcat_dense"]["context_us"] + record["dcat_dense"]["crossing_us"]
     assert record["dcat_dense"]["both_us"] == both
-    assert list(record["ours"]) == ["collective", "coded"]
-    ours = record["ours"]["coded"]
+    names = ["collective", "collective compiled", "coded product", "coded product compiled"]
+    assert list(record["ours"]) == record["contenders"] == names
+    assert record["ours"]["collective"]["pool_rows"] == 8192
+    assert "difference" not in record["ours"]["coded product"]
+    ours = record["ours"]["coded product compiled"]
+    assert (ours["form"], ours["router_keys"], ours["pool_rows"], ours["compiled"]) == (
+        "coded",
+        "product",
+        2025,
+        True,
+    )
+    assert ours["difference"] == {"crossing": 0, "both": 0}  # nothing was compiled here
     assert ours["candidates_per_s"] == round(10 / ours["crossing_us"] * 1e6)
     assert ours["users_per_s"] == round(2 / ours["context_us"] * 1e6)
     assert 0 < ours["error"]["torch"] < 0.05
@@ -108,7 +138,81 @@ def test_a_workload_s_record(monkeypatch: pytest.MonkeyPatch) -> None:
         abs=1e-4,
     )
     assert [goal["must"] for goal in ours["goals"]] == [7.0, 1.3, 1.3]
-    assert "coded, crossing" in timed
+    assert "coded product compiled, crossing" in timed
+
+
+@pytest.mark.parametrize("spoiled", ["enter", "between", "leave"])
+def test_compiled_arithmetic_that_is_wrong_is_a_problem(
+    spoiled: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = getattr(compiled_passes, spoiled)
+
+    def wrong(*args: Any) -> Any:
+        found = right(*args)
+        if isinstance(found, Tensor):
+            return found * 1.1
+        return [found[0] * 1.5, *(it.flip(0) for it in found[1:])]
+
+    no_compiler(monkeypatch)
+    monkeypatch.setattr(compiled_passes, spoiled, wrong)
+    random = torch.Generator(CPU).manual_seed(1)
+    tokens, candidates = random_history_tokens(SMALL, random), random_candidates(SMALL, random)
+    passes = OurPasses(SMALL, Variant("collective"), tokens, candidates, random)
+    with torch.no_grad():
+        assert Contender(Variant("collective"), passes, compiled=False).check() is None
+        problem = Contender(Variant("collective"), passes, compiled=True).check()
+        assert (problem or "").startswith("relative error")
+
+
+def test_scores_that_compiling_changes_are_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    no_compiler(monkeypatch)
+    monkeypatch.setattr(contender, "MOST_DIFFERENCE", -1.0)
+    random = torch.Generator(CPU).manual_seed(1)
+    tokens, candidates = random_history_tokens(SMALL, random), random_candidates(SMALL, random)
+    passes = OurPasses(SMALL, Variant("collective"), tokens, candidates, random)
+    with torch.no_grad():
+        assert Contender(Variant("collective"), passes, compiled=False).check() is None
+        problem = Contender(Variant("collective"), passes, compiled=True).check()
+    assert problem == "scores differ by 0.00e+00 from those not compiled"
+
+
+@pytest.mark.parametrize("variant", SMALL.variants, ids=str)
+@torch.no_grad()
+def test_one_compilation_computes_what_the_model_does(
+    variant: Variant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counter = CompileCounter()
+    compiler = partial(torch.compile, backend=counter, fullgraph=True)
+    monkeypatch.setattr(torch, "compile", compiler)
+    torch.compiler.reset()
+    for tokens_each, candidates_each in ((37, 5), (150, 11)):
+        sizes = replace(SMALL, tokens=tokens_each, candidates=candidates_each)
+        random = torch.Generator(CPU).manual_seed(1)
+        tokens, candidates = random_history_tokens(sizes, random), random_candidates(sizes, random)
+        ranker = random_ranker(sizes.config(variant), CPU, torch.bfloat16)
+        compiled = CompiledPasses(ranker)
+        kv, wanted = empty_entries(sizes, ranker, random), None
+        for model in (ranker, compiled):
+            kv.arena.zero_()
+            assert model.context_pass(tokens, kv).all()
+            found = kv.arena.clone(), model.crossing_pass(candidates, kv)
+            wanted = found if wanted is None else wanted
+            torch.testing.assert_close(found, wanted, rtol=0, atol=0)
+        assert kv.arena.any()
+    # Entering and leaving each pass, and what stands between two layers, the last of history too.
+    assert counter.frame_count == 6
+
+
+def test_product_keys_get_the_next_square() -> None:
+    rows = {str(it): it.pool_rows for it in WORKLOADS[2].variants}
+    assert rows == {
+        "collective": 8192,
+        "collective product": 91**2,
+        "coded": 2048,
+        "coded product": 45**2,
+    }
+    config = SMALL.config(Variant("coded", product_keys=True))
+    assert config.router_shape == (1, 2, 45)
 
 
 def test_baselines_that_differ_are_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:

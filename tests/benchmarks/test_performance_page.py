@@ -47,17 +47,24 @@ def test_the_page(script: ModuleType, tmp_path: Path) -> None:
     assert "| bf16 matrix product | 780.00 TFLOP/s |" in text
     assert "in TB/s: `neg, 2048 MiB` 4.20; `neg, 256 MiB` 4.10; `copy_, 2048 MiB` 2.70." in text
     assert (
-        "| coded, T 16384 | 40.5 | sdpa_flash 296.0<br>sdpa_cudnn 151.0 | 12.0 (matrix products) | "
+        "| coded, B 8, T 16384 | 40.5 | sdpa_flash 296.0<br>sdpa_cudnn 151.0 | "
+        "12.0 (matrix products) | "
         "histogram, block_m 128 | 2.4e-03, torch 2.1e-03 | "
         "3.73 times faster than the best dense anchor (at least: must 3.5) aim met<br>"
+        "1.07 time over SDPA (at most: must 1.15) met<br>"
         "flash_attention_3: RuntimeError: no such kernel |"
     ) in text
     assert "0.55 share of the matrix-product rate (at least: must 0.6, aim 0.8) **missed**" in text
     assert "| G 4 | - |  | - |  |  | ours: relative error 1.0 |" in text
     assert (
         "| 900,000.0 (8 timed, flash_attention_3) | "
-        "9,000.0, 750.0 (flash_attention_3, sdpa_cudnn) | collective | 5,000.0 | 500.0 | 1,600 | "
-        "8,192,000 | 163.60 times faster than each candidate (at least: must 7) met<br>"
+        "9,000.0, 750.0 (flash_attention_3, sdpa_cudnn) | collective, P 8,192 | 5,000.0 | 500.0 | "
+        "1,600 | 8,192,000 | 1.0e-03, torch 1.0e-03 | "
+        "163.60 times faster than each candidate (at least: must 7) met<br>"
+    ) in text
+    assert (
+        "| coded compiled, P 2,048 | 4,000.0 | 700.0 (not captured) | 2,000 | 5,851,429 | "
+        "1.0e-03, torch 1.0e-03<br>differs by 5.0e-04, 1.2e-03 | 191.49 times faster"
     ) in text
     assert "| W3 | collective | context | pool_router 70, matrix products 30 |" in text
     assert text.endswith("## Notebook\n\nTried and lost.\n")
@@ -69,7 +76,7 @@ def test_passes_may_be_missing_or_wrong(script: ModuleType, tmp_path: Path) -> N
     broken = workload | {"ours": {}, "problems": {"collective, crossing": "relative error 1.0"}}
     record = PASSES | {"workloads": [broken]}
     text = pages(script, tmp_path, kernels=KERNELS, passes=record)["performance.md"]
-    assert "| collective |  |  |  |  | relative error 1.0 |" in text
+    assert "| collective |  |  |  |  |  | relative error 1.0 |" in text
 
 
 def test_the_picture(script: ModuleType, tmp_path: Path) -> None:
@@ -81,5 +88,5 @@ def test_the_picture(script: ModuleType, tmp_path: Path) -> None:
     assert widths[0] / widths[1] == pytest.approx(40.5 / 296, abs=1e-3)
     assert len(list(picture.iter(f"{name}line"))) == 2
     said = "".join(text.text or "" for text in picture.iter(f"{name}text"))
-    assert "crossing_attention: coded, T 16384" in said
+    assert "crossing_attention: coded, B 8, T 16384" in said
     assert "kv_expand" not in said
