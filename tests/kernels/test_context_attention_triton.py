@@ -168,6 +168,18 @@ def test_matrix(shape: str, dim: int, heads: int, groups: int, dtype: torch.dtyp
 
 
 @on_gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_numbers_past_two_to_the_31(dtype: torch.dtype) -> None:
+    """2.1 million tokens of 1024 numbers, of which the last user's lie past 2^31."""
+    rows = torch.randn(2000 * 1050, 4, 256, dtype=dtype, device=DEVICE)
+    assert rows.numel() > 2**31
+    cu, alone = bounds([1050] * 2000).to(DEVICE), bounds([1050]).to(DEVICE)
+    out = launch.attend(rows, rows, rows, cu, cu, 0.1)[-1050:]
+    last = rows[-1050:]
+    assert torch.equal(out, launch.attend(last, last, last, alone, alone, 0.1))
+
+
+@on_gpu
 def test_public_function_takes_the_kernels_and_captures() -> None:
     inputs = _inputs([100, 1], [100, 3000], 4, 4, 64, torch.bfloat16)
     out = context_attention(*inputs, scale=SCALE)

@@ -13,7 +13,8 @@ import torch
 from kernels.crossing_attention import crossing_attention, launch, reference
 from kernels.crossing_attention.launch import RUN, attend, gather, problem_of
 from kernels.crossing_attention.plans import Plan, Problem, choose
-from kernels.histories import CollectiveHistory, History, RaggedHistory
+from kernels.histories import CollectiveHistory, DenseHistory, History, Pages, RaggedHistory
+from kernels.hopper.device import is_hopper
 from kernels.kv_expand.reference import expand
 from tests.kernels import histories, oracle
 from tests.kernels.histories import GROUPS, KINDS, POOL, bounds, random_history
@@ -268,12 +269,6 @@ LARGE = {
     "a long history": ([70], [16384]),
     "many users": ([3] * 150, [1, 63, 257] * 50),
 }
-RULED_OUT = {
-    "histogram": (),
-    "hopper": ("histogram",),
-    "gather": ("histogram", "hopper", "hopper_dense"),
-}
-"""What a problem must not allow for its plan to be this one, where the device has it."""
 BF16, FP32 = torch.bfloat16, torch.float32
 FORMS_AND_PLANS = [
     ("separate", BF16, "hopper"), ("dense", BF16, "hopper"), ("coded", BF16, "hopper"),
@@ -284,9 +279,12 @@ FORMS_AND_PLANS = [
 
 
 def _ruled_plan(inputs: Inputs, kind: str) -> Plan:
+    """The plan of this kind; for "hopper" what the device and the sizes leave of it."""
     q, k_self, _, history, cu = inputs
-    problem = problem_of(q, k_self, history, cu)
-    return choose(replace(problem, **dict.fromkeys(RULED_OUT[kind], False)))
+    problem = replace(problem_of(q, k_self, history, cu), histogram=kind == "histogram")
+    if kind == "gather":
+        problem = replace(problem, hopper=False, hopper_dense=False)
+    return choose(problem)
 
 
 SIZES = [
@@ -309,7 +307,9 @@ def test_gpu_shapes(
 ) -> None:
     monkeypatch.setattr(histories, "PAGE", 128)
     inputs = _inputs(form, candidates, total, dtype, dim=64)
-    _accept(inputs, _ruled_plan(inputs, kind), _in_float64)
+    plan = _ruled_plan(inputs, kind)
+    assert plan.kind == kind or not is_hopper(inputs[0].device)
+    _accept(inputs, plan, _in_float64)
 
 
 @on_gpu
@@ -346,6 +346,35 @@ def test_gpu_sizes(
     heads = group * GROUPS
     inputs = _inputs(form, [129, 0, 1, 70], [257, 63, 0, 600], dtype, heads, dim, width)
     _accept(inputs, _ruled_plan(inputs, kind), _in_float64)
+
+
+@on_gpu
+@pytest.mark.parametrize("dtype", [BF16, FP32])
+@pytest.mark.parametrize("form", ["ragged", "dense"])
+def test_gpu_numbers_past_two_to_the_31(form: str, dtype: torch.dtype) -> None:
+    """2.1 million tokens of 1024 numbers; the last user has the candidates."""
+    lengths, heads, dim = [1050] * 2000, 4, 256
+    pages = Pages.contiguous(lengths, 128, DEVICE)
+    shape = (pages.tokens, heads, dim)
+    history: History
+    if form == "ragged":
+        rows = torch.empty(shape, dtype=dtype, device=DEVICE)
+        last = rows[-1050:]
+        history = RaggedHistory(rows, rows, pages.cu_history)
+    else:
+        rows = torch.empty(
+            int(pages.block_table.max()) + 1, 128, *shape[1:], dtype=dtype, device=DEVICE
+        )
+        last = rows[-9:].flatten(0, 1)[:1050]
+        history = DenseHistory(pages, rows, rows)
+    assert rows.numel() > 2**31
+    last.copy_(torch.randn(1050, heads, dim))
+    q, k_self, v_self = torch.randn(3, 3, heads, dim).to(DEVICE, dtype)
+    out = attend(q, k_self, v_self, history, bounds([0] * 1999 + [3]).to(DEVICE), 0.1)
+    alone = RaggedHistory(last, last, bounds([1050]).to(DEVICE))
+    inputs = (q, k_self, v_self, alone, bounds([3]).to(DEVICE))
+    wanted = _in_float64(inputs, 0.1)
+    assert _error(out, wanted) <= 2 * _error(reference.attend(*inputs, 0.1), wanted) + 1e-6
 
 
 @on_gpu

@@ -268,3 +268,16 @@ def test_expansion_is_captured_in_a_graph() -> None:
         tensor.zero_()
     graph.replay()
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(captured, wanted, strict=True))
+
+
+@GPU
+def test_numbers_past_two_to_the_31() -> None:
+    """2.1 million tokens of 1024 numbers, read and written; the last user's are looked at."""
+    pages = Pages.contiguous([1050] * 2000, 128, "cuda")
+    count = int(pages.block_table.max()) + 1
+    plane = torch.empty(count, 128, 4, 256, dtype=torch.bfloat16, device="cuda")
+    last = plane[-9:].copy_(torch.randn(9, 128, 4, 256))
+    key, value = kv_expand(DenseHistory(pages, plane, plane), torch.bfloat16)
+    assert key.numel() > 2**31
+    for rows in (key, value):
+        assert torch.equal(rows[-1050:], last.flatten(0, 1)[:1050])
