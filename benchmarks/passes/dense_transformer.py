@@ -88,9 +88,9 @@ class DenseTransformer:
 
         In the last layer only the candidate's token goes on after K and V.
         """
-        history = self._embedded_history(tokens)
-        own = self._embedded_candidates(candidates)
-        x = torch.cat((history.expand(len(own), -1, -1), own.unsqueeze(1)), dim=1)
+        history = self._embedded_history(tokens, 1)
+        own = self._embedded_candidates(candidates, len(candidates.gaps))
+        x = torch.cat((history.expand(len(own), -1, -1), own), dim=1)
         for number, weights in enumerate(self._weights):
             q, k, v = self._heads(self._project(x, weights.norm, weights.qkv))
             if number == len(self._weights) - 1:
@@ -103,7 +103,7 @@ class DenseTransformer:
 
     def encode(self, tokens: HistoryTokens, users: int) -> KV:
         """Keys and values of every layer; the last layer stops there."""
-        x = self._embedded_history(tokens).view(users, -1, self._config.embed_dim)
+        x = self._embedded_history(tokens, users)
         kv = []
         for number, weights in enumerate(self._weights):
             q, k, v = self._heads(self._project(x, weights.norm, weights.qkv))
@@ -115,8 +115,7 @@ class DenseTransformer:
 
     def score(self, candidates: CandidateTokens, kv: KV) -> Tensor:
         """Scores [N, tasks]; a candidate's own token joins by the log-sum-exp of the others."""
-        users = len(kv[0][0])
-        x = self._embedded_candidates(candidates).view(users, -1, self._config.embed_dim)
+        x = self._embedded_candidates(candidates, len(kv[0][0]))
         for weights, (k, v) in zip(self._weights, kv, strict=True):
             q, k_own, v_own = self._heads(self._project(x, weights.norm, weights.candidate_qkv))
             attended, log_sum = self._crossing(q, k, v, scale=self._scale)
@@ -136,14 +135,25 @@ class DenseTransformer:
         heads = (self._config.heads, self._config.head_dim)
         return [part.unflatten(-1, heads) for part in qkv.chunk(3, dim=-1)]
 
-    def _embedded_history(self, tokens: HistoryTokens) -> Tensor:
-        return self._embed(
-            tokens.item_rows, tokens.action_types, tokens.surfaces, tokens.gaps, self._tables
+    def _embedded_history(self, tokens: HistoryTokens, users: int) -> Tensor:
+        action = tokens.action_types.view(users, -1)
+        return self._embedded(tokens.item_rows, action, tokens.surfaces, tokens.gaps, users)
+
+    def _embedded_candidates(self, candidates: CandidateTokens, users: int) -> Tensor:
+        return self._embedded(
+            candidates.item_rows, None, candidates.surfaces, candidates.gaps, users
         )
 
-    def _embedded_candidates(self, candidates: CandidateTokens) -> Tensor:
+    def _embedded(
+        self, items: Tensor, action: Tensor | None, surface: Tensor, gap: Tensor, users: int
+    ) -> Tensor:
+        """[B, T, E], no view of another tensor: views make `torch.compile` start once more."""
         return self._embed(
-            candidates.item_rows, None, candidates.surfaces, candidates.gaps, self._tables
+            items.view(users, -1, items.shape[-1]),
+            action,
+            surface.view(users, -1),
+            gap.view(users, -1),
+            self._tables,
         )
 
     def _scored(self, x: Tensor) -> Tensor:
