@@ -19,6 +19,10 @@ SPLIT_KEYS = 512
 """Keys that are worth a program of their own."""
 HOPPER_ROWS = 128
 """Queries of a tile of the Hopper kernel, as its two multiplying warpgroups have them."""
+HOPPER_GRID = 65535
+"""Tiles of a grid's second axis, on which the Hopper kernel has them."""
+COPY_BYTES = 16
+"""What its threads copy at once: rows begin at multiples of it."""
 HOPPER_TILES = {32: (128, 3), 64: (128, 3), 128: (128, 2), 256: (64, 2)}
 """Keys of a step, and steps in flight, by head dimension: what shared memory holds."""
 
@@ -71,16 +75,30 @@ def plan(q: Tensor, k: Tensor, users: int) -> Plan:
     return Plan(tiles, row_tiles, splits)
 
 
-def hopper_takes(q: Tensor, k: Tensor, users: int) -> bool:
+def hopper_takes(q: Tensor, k: Tensor, v: Tensor, users: int) -> bool:
     """Whether the Hopper kernel runs: every bfloat16 encode, and appends that fill the machine.
 
-    It splits no keys, which leaves an append of few tokens to a long history to few programs.
+    It splits no keys, which leaves an append of few tokens to a long history to few programs. Views
+    that do not begin on 16 bytes, and batches of more tiles than its grid has, are left too.
     """
     tokens, heads, dim = q.shape
     if not (is_hopper(q.device) and q.dtype == torch.bfloat16 and dim in HOPPER_TILES):
         return False
+    if any(tensor.data_ptr() % COPY_BYTES for tensor in (q, k, v)):
+        return False
+    if hopper_tiles(tokens, users) > HOPPER_GRID:
+        return False
     programs = (tokens // HOPPER_ROWS + users) * heads
     return tokens == len(k) or programs >= processors(q.device)
+
+
+def hopper_tiles(tokens: int, users: int) -> int:
+    """Most tiles that there can be.
+
+    They begin at multiples of HOPPER_ROWS of a user's positions: its first and its last may both be
+    part-filled.
+    """
+    return tokens // HOPPER_ROWS + 2 * users
 
 
 def attend(
@@ -92,15 +110,15 @@ def attend(
     out = torch.empty_like(q, memory_format=torch.contiguous_format)
     if tokens == 0:
         return out
-    if hopper_takes(q, k, users):
+    if hopper_takes(q, k, v, users):
         keys, stages = HOPPER_TILES[dim]
-        hopper.context_kernel[heads, tokens // HOPPER_ROWS + 2 * users](
+        hopper.context_kernel[heads, hopper_tiles(tokens, users)](
             q.contiguous(),
             k.contiguous(),
             v.contiguous(),
             out,
-            cu_query.contiguous(),
-            cu_history.contiguous(),
+            cu_query,
+            cu_history,
             users,
             scale * log2(e),
             GROUP=heads // kv_heads,
@@ -124,8 +142,8 @@ def attend(
         part,
         part_max,
         part_sum,
-        cu_query.contiguous(),
-        cu_history.contiguous(),
+        cu_query,
+        cu_history,
         users,
         cut.row_tiles,
         tokens,

@@ -75,13 +75,29 @@ def test_crossing_attention(
 def test_context_attention(monkeypatch: pytest.MonkeyPatch, dim: int) -> None:
     launched = Recorder()
     monkeypatch.setattr(context.hopper, "context_kernel", launched)
-    monkeypatch.setattr(context, "hopper_takes", lambda q, k, users: True)
+    monkeypatch.setattr(context, "hopper_takes", lambda q, k, v, users: True)
     q, k = (torch.randn(300, heads, dim, dtype=torch.bfloat16) for heads in (4, 2))
     context.attend(q, k, k, bounds([300]), bounds([300]), 0.3)
     kernel = "kernels.context_attention.hopper:context_kernel"
     compiled = compile_for_hopper(kernel, launched.args, **launched.options)
     assert compiled["shared"] <= SHARED_MEMORY
     assert compiled["stack"] <= SPILLED
+
+
+def test_what_context_attention_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(context, "is_hopper", lambda device: True)
+    monkeypatch.setattr(context, "processors", lambda device: 132)
+    rows = torch.zeros(40, 2, 32, dtype=torch.bfloat16)
+    askew = torch.zeros(rows.numel() + 4, dtype=torch.bfloat16)[4:].view_as(rows)
+    assert context.hopper_takes(rows, rows, rows, 1)
+    assert not context.hopper_takes(rows.float(), rows.float(), rows.float(), 1)
+    assert not context.hopper_takes(rows[:4], rows, rows, 1)  # an append of two programs
+    assert not any(
+        context.hopper_takes(*(askew if i == place else rows for i in range(3)), 1)
+        for place in range(3)
+    )
+    assert context.hopper_takes(rows, rows, rows, 32767)
+    assert not context.hopper_takes(rows, rows, rows, 32768)
 
 
 def test_only_aligned_bfloat16_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
