@@ -18,6 +18,8 @@ from dataclasses import KW_ONLY, dataclass
 from typing import Literal
 
 MAX_SPLITS = 64
+START = 3
+"""Steps that starting on a part costs: finding its user, page and rows, waiting for memory."""
 HOPPER_ROWS = 128
 """Query rows of a tile of the Hopper kernel, as its two multiplying warpgroups have them."""
 
@@ -80,14 +82,19 @@ def choose(problem: Problem) -> Plan:
         kind: Literal["hopper", "expand"] = "hopper" if problem.hopper else "expand"
         block_n, stages = _hopper_tile(problem)
         tiles = -(-problem.longest // block_n)
-        programs = -(-rows // HOPPER_ROWS) * problem.kv_heads
+        programs = _tiles_of_rows(problem, rows, HOPPER_ROWS) * problem.kv_heads
         splits = _even_splits(programs, tiles, problem.processors)
         row_tiles = _row_tiles(problem, rows, tiles) if splits == 1 else 1
         return Plan(kind, HOPPER_ROWS, block_n, splits=splits, row_tiles=row_tiles, stages=stages)
     block_m, block_n, warps, stages = _tile(problem)
-    programs = -(-rows // block_m) * problem.kv_heads
+    programs = _tiles_of_rows(problem, rows, block_m) * problem.kv_heads
     splits = _splits(programs, -(-problem.longest // block_n), problem.processors)
     return Plan("gather", block_m, block_n, splits=splits, stages=stages, warps=warps)
+
+
+def _tiles_of_rows(problem: Problem, rows: int, block_m: int) -> int:
+    """The fewest that there can be: users share none, and who has candidates has one."""
+    return max(-(-rows // block_m), min(problem.users, problem.candidates))
 
 
 def _hopper_tile(problem: Problem) -> tuple[int, int]:
@@ -103,14 +110,13 @@ def _hopper_tile(problem: Problem) -> tuple[int, int]:
 def _row_tiles(problem: Problem, rows: int, tiles: int) -> int:
     """How many tiles of a user's rows a program takes, where there are more than run at once.
 
-    A program's start costs about as much as three steps: finding its user, page and rows, then
-    waiting for device memory. Users are taken to have equally many candidates.
+    Users are taken to have equally many candidates.
     """
     of_a_user = -(-rows // (problem.users * HOPPER_ROWS))
 
     def steps(row_tiles: int) -> int:
         programs = -(-of_a_user // row_tiles) * problem.users * problem.kv_heads
-        return -(-programs // problem.processors) * (row_tiles * (tiles + 1) + 3)
+        return -(-programs // problem.processors) * (row_tiles * (tiles + 1) + START)
 
     return min(range(1, of_a_user + 1), key=steps)
 
@@ -123,7 +129,9 @@ def _even_splits(programs: int, tiles: int, processors: int) -> int:
     most = max(1, min(tiles // 4, MAX_SPLITS))
     return min(
         range(1, most + 1),
-        key=lambda splits: tiles * -(-programs * splits // processors) / splits + 0.25 * splits,
+        key=lambda splits: (
+            -(-programs * splits // processors) * (tiles / splits + START) + 0.25 * splits
+        ),
     )
 
 

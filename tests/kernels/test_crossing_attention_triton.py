@@ -247,6 +247,7 @@ def test_only_few_programs_split_a_long_history() -> None:
     programs = 512 * 2 // few.block_m * few.splits
     assert few.splits > 1
     assert programs <= 2 * 132
+    assert choose(_problem(candidates=64, users=64)).splits == 1  # 256 programs, of one row each
     assert choose(_problem(candidates=1, users=1, longest=0)).splits == 1
     assert choose(_problem(candidates=1, users=1, longest=64)).splits == 1
 

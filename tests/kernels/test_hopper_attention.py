@@ -127,6 +127,7 @@ def test_only_aligned_bfloat16_is_taken(monkeypatch: pytest.MonkeyPatch) -> None
         (64, 512, 512, 2, 128, 1, 4),  # 512: each of 128 takes a user's four tiles
         (32, 128, 2048, 2, 128, 2, 1),
         (64, 1000, 256, 4, 64, 1, 8),  # 2048: 256 take eight each, two after each other
+        (64, 1, 16384, 4, 64, 1, 1),  # 256, however few their rows
         (1, 1, 1, 1, 64, 1, 1),
         (1, 1, 300, 1, 64, 1, 1),  # three tiles are no work for two programs
     ],
