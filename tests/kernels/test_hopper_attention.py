@@ -61,7 +61,8 @@ def test_crossing_attention(
     history = _bf16(random_history(form, [17, 3], seed=4, dim=dim)[0])
     q = torch.randn(candidates, 4, dim, dtype=torch.bfloat16)
     own = torch.randn(candidates, 2, dim, dtype=torch.bfloat16)
-    plan = choose(Problem(candidates, 2, longest, 4, 2, dim, 2, 132, hopper=True))
+    dense = form in {"dense_bf16", "ragged"}
+    plan = choose(Problem(candidates, 2, longest, 4, 2, dim, 2, 132, hopper=True, dense=dense))
     assert plan.kind == "hopper"
     cu_candidates = bounds([candidates, 0])
     hopper_launch.attend_on_hopper(q, own, own, history, cu_candidates, 0.3, plan)
