@@ -166,7 +166,7 @@ def by_plan(
     """A call of the op by the plan `forced`, with the sizes that go with it, and these in words."""
     from kernels.crossing_attention import launch  # noqa: PLC0415  triton is not needed on a CPU
 
-    problem = launch.problem_of(q, k_self, history, cu_candidates)
+    problem = launch.problem_of(q, k_self, v_self, history, cu_candidates)
     plan = choose(replace(problem, hopper=False, hopper_dense=forced == "expand", histogram=False))
     run = launch.RUN[plan.kind]
     return partial(run, q, k_self, v_self, history, cu_candidates, scale, plan), told_plan(plan)

@@ -45,6 +45,7 @@ def context_attention(
     require_bounds("cu_query", cu_query)
     require_bounds("cu_history", cu_history)
     require_shape("cu_query", cu_query, len(cu_history))
+    require(len(cu_query) > 1 or not queries, "q", f"{queries} rows of no user")
     require(k.dtype == q.dtype, "k", f"dtype {k.dtype}, expected {q.dtype}")
     require(v.dtype == q.dtype, "v", f"dtype {v.dtype}, expected {q.dtype}")
     require(scale > 0, "scale", f"{scale}, expected more than 0")

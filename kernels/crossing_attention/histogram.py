@@ -13,7 +13,8 @@ from torch import Tensor
 
 from kernels.checks import require
 from kernels.crossing_attention.histogram_kernel import attend_kernel, count_kernel, plane_kernel
-from kernels.crossing_attention.kernel import combine_kernel
+from kernels.crossing_attention.parts import Parts
+from kernels.crossing_attention.plans import MAX_SPLITS
 from kernels.histories import CodedHistory
 from kernels.hopper.device import processors
 
@@ -26,7 +27,6 @@ PADDED_ROWS = 128
 """Planes end on a multiple of this, so that no tile of pool rows asks where they end."""
 TOKENS_AT_ONCE = 1024
 """Tokens that a program counts."""
-MAX_SPLITS = 64
 
 
 @dataclass(frozen=True)
@@ -57,9 +57,8 @@ def attend_histogram(
     """
     candidates, heads, dim = q.shape
     kv_heads, users = k_self.shape[1], len(cu_candidates) - 1
-    out = torch.empty_like(q)
     if not candidates:
-        return out
+        return torch.empty_like(q)
     codes, width = history.codebook.shape
     sums = _padded_sums(codes, width)
     require(sums <= WIDEST_SUMS, "codebook", f"{sums} sums a pool row, at most {WIDEST_SUMS}")
@@ -69,19 +68,16 @@ def attend_histogram(
     rows = candidates * heads
     programs = -(-rows // kv_heads // tile.block_m) * kv_heads
     splits = _splits(programs, padded_rows // tile.block_r, processors(q.device))
-    partial, statistics = out, out
-    if splits > 1:
-        partial = torch.empty(splits, rows, dim, dtype=torch.float32, device=q.device)
-        statistics = torch.empty(splits, 2, rows, dtype=torch.float32, device=q.device)
+    parts = Parts.like(q, splits)
     # Tiles of one user: at most its rows / block_m and a part of one.
     tiles = rows // kv_heads // tile.block_m + users
     attend_kernel[tiles, kv_heads, splits](
         q,
         k_self,
         v_self,
-        out,
-        partial,
-        statistics,
+        parts.out,
+        parts.partial,
+        parts.statistics,
         history.key_pool,
         history.value_pool,
         histogram(history, q.dtype),
@@ -106,12 +102,7 @@ def attend_histogram(
         num_warps=tile.warps,
         num_stages=tile.stages,
     )
-    if splits > 1:
-        block_rows = 4
-        combine_kernel[(-(-rows // block_rows),)](
-            partial, statistics, out, rows, splits, dim, block_rows
-        )
-    return out
+    return parts.merged()
 
 
 def histogram(history: CodedHistory, dtype: torch.dtype) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from kernels.crossing_attention.hopper import crossing_kernel
-from kernels.crossing_attention.kernel import combine_kernel
+from kernels.crossing_attention.parts import Parts
 from kernels.crossing_attention.plans import Plan
 from kernels.histories import CodedHistory, CollectiveHistory, DenseHistory, History, RaggedHistory
 from kernels.hopper.copy_tiles import CODED, COLLECTIVE, PAGED, RAGGED
@@ -18,16 +18,16 @@ from kernels.hopper.device import is_hopper, processors
 HOPPER_DIMS = (32, 64, 128, 256)
 COPY_BYTES = 16
 """What a thread copies at once: rows, planes and pages begin at multiples of it."""
-COMBINED_ROWS = 4
-"""Rows of one program that merges splits."""
 
 
-def hopper_takes(q: Tensor, history: History) -> bool:
+def hopper_takes(q: Tensor, k_self: Tensor, v_self: Tensor, history: History) -> bool:
     """Whether the Hopper kernel can run: bfloat16, rows aligned for 16-byte copies.
 
     A user slice is stored into a tile in one piece, so its width is a power of two, or nothing.
     """
     if not (is_hopper(q.device) and q.dtype == torch.bfloat16 and q.shape[-1] in HOPPER_DIMS):
+        return False
+    if not all(_aligned(rows) for rows in (q, k_self, v_self)):
         return False
     match history:
         case RaggedHistory(key, value):
@@ -43,7 +43,10 @@ def hopper_takes(q: Tensor, history: History) -> bool:
             rows = _row_planes(history)
             width = history.value_slice.shape[-1]
             return (
-                all(pool.dtype == q.dtype for pool in (history.key_pool, history.value_pool))
+                all(
+                    pool.dtype == q.dtype and _aligned(pool)
+                    for pool in (history.key_pool, history.value_pool)
+                )
                 and all(_aligned(plane) for plane in rows)
                 and rows[0].stride(0) == rows[1].stride(0)
                 and width & (width - 1) == 0
@@ -64,11 +67,7 @@ def attend_on_hopper(
     candidates, heads, dim = q.shape
     kv_heads, users = k_self.shape[1], len(cu_candidates) - 1
     rows = candidates * heads
-    out = torch.empty_like(q)
-    partial, statistics = out, out
-    if plan.splits > 1:
-        partial = torch.empty(plan.splits, rows, dim, dtype=torch.float32, device=q.device)
-        statistics = torch.empty(plan.splits, 2, rows, dtype=torch.float32, device=q.device)
+    parts = Parts.like(q, plan.splits)
     # A user has at most its rows / unit whole units and a part of one.
     unit_rows = plan.block_m * plan.row_tiles
     items = (rows // kv_heads // unit_rows + users) * kv_heads * plan.splits
@@ -76,9 +75,9 @@ def attend_on_hopper(
         q,
         k_self,
         v_self,
-        out,
-        partial,
-        statistics,
+        parts.out,
+        parts.partial,
+        parts.statistics,
         all_rows=rows,
         cu_candidates=cu_candidates,
         users=users,
@@ -94,11 +93,7 @@ def attend_on_hopper(
         num_warps=4,
         **_history_arguments(history, unread=q),
     )
-    if plan.splits > 1:
-        combine_kernel[(-(-rows // COMBINED_ROWS),)](
-            partial, statistics, out, rows, plan.splits, dim, COMBINED_ROWS
-        )
-    return out
+    return parts.merged()
 
 
 def _history_arguments(history: History, unread: Tensor) -> dict[str, Any]:

@@ -12,11 +12,11 @@ from torch import Tensor
 from kernels.checks import require
 from kernels.crossing_attention.histogram import attend_histogram, histogram_pays
 from kernels.crossing_attention.hopper_launch import (
-    COMBINED_ROWS,
     attend_on_hopper,
     hopper_takes,
 )
-from kernels.crossing_attention.kernel import attend_kernel, combine_kernel
+from kernels.crossing_attention.kernel import attend_kernel
+from kernels.crossing_attention.parts import Parts
 from kernels.crossing_attention.plans import Plan, Problem, choose
 from kernels.histories import CodedHistory, CollectiveHistory, DenseHistory, History, RaggedHistory
 from kernels.hopper.device import processors
@@ -55,7 +55,7 @@ def attend(
     if isinstance(history, RaggedHistory):
         key, value = history.key.contiguous(), history.value.contiguous()
         history = RaggedHistory(key, value, history.cu_history)
-    plan = choose(problem_of(q, k_self, history, cu_candidates))
+    plan = choose(problem_of(q, k_self, v_self, history, cu_candidates))
     return RUN[plan.kind](q, k_self, v_self, history, cu_candidates, scale, plan)
 
 
@@ -68,28 +68,20 @@ def gather(
     scale: float,
     plan: Plan,
 ) -> Tensor:
-    """One pass over the history, gathering pool rows on the way; checked and contiguous, N > 0.
-
-    A history split in parts takes 4 * splits * N * H * (D + 2) bytes of workspace. Plans split only
-    where programs are few, so that is some tens of MiB at most.
-    """
+    """One pass over the history, gathering pool rows on the way; checked and contiguous, N > 0."""
     candidates, heads, dim = q.shape
     kv_heads, users = k_self.shape[1], len(cu_candidates) - 1
     rows = candidates * heads
-    out = torch.empty_like(q)
-    partial, statistics = out, out
-    if plan.splits > 1:
-        partial = torch.empty(plan.splits, rows, dim, dtype=torch.float32, device=q.device)
-        statistics = torch.empty(plan.splits, 2, rows, dtype=torch.float32, device=q.device)
+    parts = Parts.like(q, plan.splits)
     # A user has at most its rows / block_m whole tiles and a part of one.
     tiles = rows // kv_heads // plan.block_m + users
     attend_kernel[tiles * kv_heads, plan.splits](
         q,
         k_self,
         v_self,
-        out,
-        partial,
-        statistics,
+        parts.out,
+        parts.partial,
+        parts.statistics,
         cu_candidates=cu_candidates,
         scale=scale * log2(e),
         users=users,
@@ -105,11 +97,7 @@ def gather(
         maxnreg=plan.registers,
         **_history_arguments(history, unread=q),
     )
-    if plan.splits > 1:
-        combine_kernel[(-(-rows // COMBINED_ROWS),)](
-            partial, statistics, out, rows, plan.splits, dim, COMBINED_ROWS
-        )
-    return out
+    return parts.merged()
 
 
 def expand(
@@ -150,11 +138,13 @@ RUN: dict[str, Run] = {
 """What runs each kind of plan."""
 
 
-def problem_of(q: Tensor, k_self: Tensor, history: History, cu_candidates: Tensor) -> Problem:
+def problem_of(
+    q: Tensor, k_self: Tensor, v_self: Tensor, history: History, cu_candidates: Tensor
+) -> Problem:
     """What the plan depends on."""
     # A ragged history's bounds are known to the device alone: T stands for the longest.
     longest = len(history.key) if isinstance(history, RaggedHistory) else history.pages.longest
-    hopper = hopper_takes(q, history)
+    hopper = hopper_takes(q, k_self, v_self, history)
     return Problem(
         candidates=q.shape[0],
         users=len(cu_candidates) - 1,
@@ -165,19 +155,19 @@ def problem_of(q: Tensor, k_self: Tensor, history: History, cu_candidates: Tenso
         itemsize=q.element_size(),
         processors=processors(q.device),
         hopper=hopper,
-        hopper_dense=not hopper and _expands(q, k_self, history),
+        hopper_dense=not hopper and _expands(q, k_self, v_self, history),
         histogram=isinstance(history, CodedHistory) and histogram_pays(q, history),
         dense=isinstance(history, DenseHistory | RaggedHistory),
     )
 
 
-def _expands(q: Tensor, k_self: Tensor, history: History) -> bool:
+def _expands(q: Tensor, k_self: Tensor, v_self: Tensor, history: History) -> bool:
     """Whether the history may be expanded, and the Hopper kernel takes what comes out."""
     if isinstance(history, RaggedHistory):
         return False
     row = k_self[:0]  # expanded keys and values have the shape, dtype and strides of own ones
     return (
-        hopper_takes(q, RaggedHistory(row, row, history.pages.cu_history))
+        hopper_takes(q, k_self, v_self, RaggedHistory(row, row, history.pages.cu_history))
         and 2 * history.pages.tokens * k_self[0].nbytes <= EXPANDED_BYTES
     )
 

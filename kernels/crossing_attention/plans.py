@@ -5,7 +5,7 @@
 | `histogram` | one pass over the pool, weighted by how often the history holds each row | coded \
 models, where the history is long against the pool |
 | `hopper` | one pass over the history, one warpgroup gathering for two that multiply | bfloat16 |
-| `expand` | `kv_expand`, then `hopper` over dense rows | bfloat16, slices of an odd width |
+| `expand` | `kv_expand`, then `hopper` | bfloat16, slices of an odd width or entries in float32 |
 | `gather` | one pass over the history in plain Triton, gathering on the way | the rest |
 
 Measured on an H200 (docs/performance.md): gathering inside costs `hopper` 1 to 8 % over dense rows
@@ -20,6 +20,8 @@ from typing import Literal
 MAX_SPLITS = 64
 START = 3
 """Steps that starting on a part costs: finding its user, page and rows, waiting for memory."""
+MOST_ROW_TILES = 64
+"""Row tiles of a program: beyond, its start is under 1 % of it."""
 HOPPER_ROWS = 128
 """Query rows of a tile of the Hopper kernel, as its two multiplying warpgroups have them."""
 
@@ -118,7 +120,7 @@ def _row_tiles(problem: Problem, rows: int, tiles: int) -> int:
         programs = -(-of_a_user // row_tiles) * problem.users * problem.kv_heads
         return -(-programs // problem.processors) * (row_tiles * (tiles + 1) + START)
 
-    return min(range(1, of_a_user + 1), key=steps)
+    return min(range(1, min(of_a_user, MOST_ROW_TILES) + 1), key=steps)
 
 
 def _even_splits(programs: int, tiles: int, processors: int) -> int:

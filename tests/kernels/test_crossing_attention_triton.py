@@ -281,8 +281,7 @@ FORMS_AND_PLANS = [
 
 def _ruled_plan(inputs: Inputs, kind: str) -> Plan:
     """The plan of this kind; for "hopper" what the device and the sizes leave of it."""
-    q, k_self, _, history, cu = inputs
-    problem = replace(problem_of(q, k_self, history, cu), histogram=kind == "histogram")
+    problem = replace(problem_of(*inputs), histogram=kind == "histogram")
     if kind == "gather":
         problem = replace(problem, hopper=False, hopper_dense=False)
     return choose(problem)

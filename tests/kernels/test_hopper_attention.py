@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from kernels.context_attention import launch as context
-from kernels.crossing_attention import hopper_launch
+from kernels.crossing_attention import hopper_launch, parts
 from kernels.crossing_attention.plans import Plan, Problem, choose
 from kernels.histories import History, RaggedHistory
 from tests.kernels.compile_for_hopper import compile_for_hopper
@@ -56,7 +56,7 @@ def test_crossing_attention(
 ) -> None:
     launched = Recorder()
     monkeypatch.setattr(hopper_launch, "crossing_kernel", launched)
-    monkeypatch.setattr(hopper_launch, "combine_kernel", Recorder())
+    monkeypatch.setattr(parts, "combine_kernel", Recorder())
     monkeypatch.setattr(hopper_launch, "processors", lambda device: 132)
     history = _bf16(random_history(form, [17, 3], seed=4, dim=dim)[0])
     q = torch.randn(candidates, 4, dim, dtype=torch.bfloat16)
@@ -106,7 +106,7 @@ def test_only_aligned_bfloat16_is_taken(monkeypatch: pytest.MonkeyPatch) -> None
     q = torch.zeros(4, 2, 64, dtype=torch.bfloat16)
 
     def takes(q: torch.Tensor, history: History) -> bool:
-        return hopper_launch.hopper_takes(q, history)
+        return hopper_launch.hopper_takes(q, q, q, history)
 
     for form in ("bf16_slices", "no_slice", "coded", "dense_bf16", "ragged"):
         history = _bf16(random_history(form, [17, 3], seed=4, dim=64)[0])
@@ -117,6 +117,9 @@ def test_only_aligned_bfloat16_is_taken(monkeypatch: pytest.MonkeyPatch) -> None
     assert not takes(q, wide)
     rows = torch.zeros(21, 1, 64, dtype=torch.bfloat16).flatten()[1 : 1 + 20 * 64].view(20, 1, 64)
     assert not takes(q, RaggedHistory(rows, rows, bounds([20])))
+    ragged = _bf16(random_history("ragged", [17, 3], seed=4, dim=64)[0])
+    assert not takes(rows, ragged)
+    assert not hopper_launch.hopper_takes(q, q, rows, ragged)
 
 
 @pytest.mark.parametrize(
