@@ -1,4 +1,4 @@
-"""How a crossing attention is computed: chosen here, by measured rules, from host numbers alone.
+"""How a crossing attention is computed: chosen here, from numbers that the host knows.
 
 | kind | what runs | for |
 |---|---|---|
@@ -8,8 +8,8 @@ models, where the history is long against the pool |
 | `expand` | `kv_expand`, then `hopper` | bfloat16, slices of an odd width or entries in float32 |
 | `gather` | one pass over the history in plain Triton, gathering on the way | the rest |
 
-Measured on an H200 (docs/performance.md): gathering inside costs `hopper` 1 to 8 % over dense rows
-already in memory, while expanding first costs 25 % and more, so nothing is expanded by choice.
+Nothing is expanded by choice: writing and reading dense rows takes longer than gathering them while
+others multiply.
 """
 
 from __future__ import annotations
