@@ -94,7 +94,6 @@ def gather(
         BLOCK_N=plan.block_n,
         num_warps=plan.warps,
         num_stages=plan.stages,
-        maxnreg=plan.registers,
         **_history_arguments(history, unread=q),
     )
     return parts.merged()

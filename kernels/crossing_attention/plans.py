@@ -71,8 +71,6 @@ class Plan:
     stages: int = 0
     """Tiles of keys and values in flight."""
     warps: int = 0
-    registers: int | None = None
-    """Most registers of a thread, so that more programs fit on a multiprocessor."""
 
 
 def choose(problem: Problem) -> Plan:
