@@ -41,11 +41,10 @@ def allocate_tiles(
     """Shared memory and barriers of a program: queries and own rows, K and V rings, barriers."""
     ROW: gl.constexpr = gl.NVMMASharedLayout.get_default_for([ROWS, D], dtype)
     KV: gl.constexpr = gl.NVMMASharedLayout.get_default_for([BLOCK_N, D], dtype)
-    OWN: gl.constexpr = 2 if fetches_ahead(D, SELF) else 0
     q_tiles = gl.allocate_shared_memory(dtype, [2, ROWS, D], ROW)
     k_own = q_tiles
     v_own = q_tiles
-    if OWN:
+    if fetches_ahead(D, SELF):
         k_own = gl.allocate_shared_memory(dtype, [2, ROWS, D], ROW)
         v_own = gl.allocate_shared_memory(dtype, [2, ROWS, D], ROW)
     k_tiles = gl.allocate_shared_memory(dtype, [STAGES, BLOCK_N, D], KV)

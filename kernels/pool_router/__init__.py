@@ -16,7 +16,8 @@ def pool_router(hidden: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, T
 
     Args:
         hidden: [T, E] floating.
-        weight: [S, P, E] one router a side: S is 1 (tied) or 2 (keys, then values).
+        weight: [S, P, E] one router a side: keys, then values, or one for both. Product keys have
+            two lists of keys a side.
         bias: [S, P].
 
     Returns:
