@@ -11,20 +11,15 @@ from triton import cdiv, next_power_of_2
 
 from kernels.context_attention import hopper
 from kernels.context_attention.kernel import context_attention_kernel, join_splits_kernel
-from kernels.hopper.device import is_hopper, processors
+from kernels.device import is_hopper, processors
+from kernels.hopper.limits import DIMS, TILE_ROWS, is_aligned, steps_for
 
 PROGRAMS_AT_ONCE = 264
 """Two on each of an H200's 132 multiprocessors: an append with fewer has its keys split."""
 SPLIT_KEYS = 512
 """Keys that are worth a program of their own."""
-HOPPER_ROWS = 128
-"""Queries of a tile of the Hopper kernel, as its two multiplying warpgroups have them."""
 HOPPER_GRID = 65535
 """Tiles of a grid's second axis, on which the Hopper kernel has them."""
-COPY_BYTES = 16
-"""What its threads copy at once: rows begin at multiples of it."""
-HOPPER_TILES = {32: (128, 3), 64: (128, 3), 128: (128, 2), 256: (64, 2)}
-"""Keys of a step, and steps in flight, by head dimension: what shared memory holds."""
 
 
 @dataclass(frozen=True)
@@ -82,23 +77,23 @@ def hopper_takes(q: Tensor, k: Tensor, v: Tensor, users: int) -> bool:
     that do not begin on 16 bytes, and batches of more tiles than its grid has, are left too.
     """
     tokens, heads, dim = q.shape
-    if not (is_hopper(q.device) and q.dtype == torch.bfloat16 and dim in HOPPER_TILES):
+    if not (is_hopper(q.device) and q.dtype == torch.bfloat16 and dim in DIMS):
         return False
-    if any(tensor.data_ptr() % COPY_BYTES for tensor in (q, k, v)):
+    if not all(is_aligned(rows) for rows in (q, k, v)):
         return False
     if hopper_tiles(tokens, users) > HOPPER_GRID:
         return False
-    programs = (tokens // HOPPER_ROWS + users) * heads
+    programs = (tokens // TILE_ROWS + users) * heads
     return tokens == len(k) or programs >= processors(q.device)
 
 
 def hopper_tiles(tokens: int, users: int) -> int:
     """Most tiles that there can be.
 
-    They begin at multiples of HOPPER_ROWS of a user's positions: its first and its last may both be
+    They begin at multiples of TILE_ROWS of a user's positions: its first and its last may both be
     part-filled.
     """
-    return tokens // HOPPER_ROWS + 2 * users
+    return tokens // TILE_ROWS + 2 * users
 
 
 def attend(
@@ -110,12 +105,13 @@ def attend(
     out = torch.empty_like(q, memory_format=torch.contiguous_format)
     if tokens == 0:
         return out
+    q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
     if hopper_takes(q, k, v, users):
-        keys, stages = HOPPER_TILES[dim]
+        keys, stages = steps_for(dim)
         hopper.context_kernel[heads, hopper_tiles(tokens, users)](
-            q.contiguous(),
-            k.contiguous(),
-            v.contiguous(),
+            q,
+            k,
+            v,
             out,
             cu_query,
             cu_history,
@@ -136,9 +132,9 @@ def attend(
         part = torch.empty(*shape, dim, dtype=torch.float32, device=q.device)
         part_max, part_sum = torch.empty(2, *shape, dtype=torch.float32, device=q.device)
     context_attention_kernel[(cut.row_tiles * kv_heads * cut.splits,)](
-        q.contiguous(),
-        k.contiguous(),
-        v.contiguous(),
+        q,
+        k,
+        v,
         part,
         part_max,
         part_sum,

@@ -15,8 +15,8 @@ from kernels.checks import require
 from kernels.crossing_attention.histogram_kernel import attend_kernel, count_kernel, plane_kernel
 from kernels.crossing_attention.parts import Parts
 from kernels.crossing_attention.plans import MAX_SPLITS
+from kernels.device import processors
 from kernels.histories import CodedHistory
-from kernels.hopper.device import processors
 
 LARGEST_WORKSPACE = 1 << 28
 """256 MiB: 163 users of 8192 pool rows, 16 codes and a slice of one number in bfloat16."""

@@ -11,13 +11,10 @@ from torch import Tensor
 from kernels.crossing_attention.hopper import crossing_kernel
 from kernels.crossing_attention.parts import Parts
 from kernels.crossing_attention.plans import Plan
+from kernels.device import is_hopper, processors
 from kernels.histories import CodedHistory, CollectiveHistory, DenseHistory, History, RaggedHistory
 from kernels.hopper.copy_tiles import CODED, COLLECTIVE, PAGED, RAGGED
-from kernels.hopper.device import is_hopper, processors
-
-HOPPER_DIMS = (32, 64, 128, 256)
-COPY_BYTES = 16
-"""What a thread copies at once: rows, planes and pages begin at multiples of it."""
+from kernels.hopper.limits import DIMS, is_aligned
 
 
 def hopper_takes(q: Tensor, k_self: Tensor, v_self: Tensor, history: History) -> bool:
@@ -25,29 +22,29 @@ def hopper_takes(q: Tensor, k_self: Tensor, v_self: Tensor, history: History) ->
 
     A user slice is stored into a tile in one piece, so its width is a power of two, or nothing.
     """
-    if not (is_hopper(q.device) and q.dtype == torch.bfloat16 and q.shape[-1] in HOPPER_DIMS):
+    if not (is_hopper(q.device) and q.dtype == torch.bfloat16 and q.shape[-1] in DIMS):
         return False
-    if not all(_aligned(rows) for rows in (q, k_self, v_self)):
+    if not all(is_aligned(rows) for rows in (q, k_self, v_self)):
         return False
     match history:
         case RaggedHistory(key, value):
-            return all(rows.dtype == q.dtype and _aligned(rows) for rows in (key, value))
+            return all(rows.dtype == q.dtype and is_aligned(rows) for rows in (key, value))
         case DenseHistory(_, key, value):
             planes = (key, value)
             return (
-                all(rows.dtype == q.dtype and _aligned(rows) for rows in planes)
+                all(rows.dtype == q.dtype and is_aligned(rows) for rows in planes)
                 and key.stride(0) == value.stride(0)
-                and key.stride(0) % COPY_BYTES == 0
+                and key.stride(0) % 16 == 0  # what Triton asks of a stride to copy 16 bytes
             )
         case CollectiveHistory() | CodedHistory():
             rows = _row_planes(history)
             width = history.value_slice.shape[-1]
             return (
                 all(
-                    pool.dtype == q.dtype and _aligned(pool)
+                    pool.dtype == q.dtype and is_aligned(pool)
                     for pool in (history.key_pool, history.value_pool)
                 )
-                and all(_aligned(plane) for plane in rows)
+                and all(is_aligned(plane) for plane in rows)
                 and rows[0].stride(0) == rows[1].stride(0)
                 and width & (width - 1) == 0
                 and width < q.shape[-1]
@@ -155,8 +152,3 @@ def _row_planes(history: CollectiveHistory | CodedHistory) -> tuple[Tensor, Tens
     if isinstance(history, CodedHistory):
         return history.row, history.row
     return history.key_row, history.value_row
-
-
-def _aligned(rows: Tensor) -> bool:
-    bytes_apart = rows.stride(0) * rows.element_size()
-    return rows.data_ptr() % COPY_BYTES == 0 and bytes_apart % COPY_BYTES == 0

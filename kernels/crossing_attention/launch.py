@@ -18,8 +18,8 @@ from kernels.crossing_attention.hopper_launch import (
 from kernels.crossing_attention.kernel import attend_kernel
 from kernels.crossing_attention.parts import Parts
 from kernels.crossing_attention.plans import Plan, Problem, choose
+from kernels.device import processors
 from kernels.histories import CodedHistory, CollectiveHistory, DenseHistory, History, RaggedHistory
-from kernels.hopper.device import processors
 from kernels.kv_expand import kv_expand
 
 LARGEST_POOL = 2**31 - 1

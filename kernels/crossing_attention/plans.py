@@ -17,13 +17,13 @@ from __future__ import annotations
 from dataclasses import KW_ONLY, dataclass
 from typing import Literal
 
+from kernels.hopper.limits import TILE_ROWS, steps_for
+
 MAX_SPLITS = 64
 START = 3
 """Steps that starting on a part costs: finding its user, page and rows, waiting for memory."""
 MOST_ROW_TILES = 64
 """Row tiles of a program: beyond, its start is under 1 % of it."""
-HOPPER_ROWS = 128
-"""Query rows of a tile of the Hopper kernel, as its two multiplying warpgroups have them."""
 
 
 @dataclass(frozen=True)
@@ -80,12 +80,14 @@ def choose(problem: Problem) -> Plan:
     rows = problem.candidates * problem.heads // problem.kv_heads
     if problem.hopper or problem.hopper_dense:
         kind: Literal["hopper", "expand"] = "hopper" if problem.hopper else "expand"
-        block_n, stages = _hopper_tile(problem)
+        block_n, stages = steps_for(problem.dim)
+        if problem.dense and problem.dim <= 64:
+            stages += 1  # dense rows come from device memory: two tiles are to be on their way
         tiles = -(-problem.longest // block_n)
-        programs = _tiles_of_rows(problem, rows, HOPPER_ROWS) * problem.kv_heads
+        programs = _tiles_of_rows(problem, rows, TILE_ROWS) * problem.kv_heads
         splits = _even_splits(programs, tiles, problem.processors)
         row_tiles = _row_tiles(problem, rows, tiles) if splits == 1 else 1
-        return Plan(kind, HOPPER_ROWS, block_n, splits=splits, row_tiles=row_tiles, stages=stages)
+        return Plan(kind, TILE_ROWS, block_n, splits=splits, row_tiles=row_tiles, stages=stages)
     block_m, block_n, warps, stages = _tile(problem)
     programs = _tiles_of_rows(problem, rows, block_m) * problem.kv_heads
     splits = _splits(programs, -(-problem.longest // block_n), problem.processors)
@@ -97,22 +99,12 @@ def _tiles_of_rows(problem: Problem, rows: int, block_m: int) -> int:
     return max(-(-rows // block_m), min(problem.users, problem.candidates))
 
 
-def _hopper_tile(problem: Problem) -> tuple[int, int]:
-    """Tokens of a step, and steps in flight: what 227 KiB of shared memory hold.
-
-    Dense rows come from device memory: a fourth slot lets two tiles be on their way.
-    """
-    if problem.dim <= 64:
-        return 128, 4 if problem.dense else 3
-    return (128, 2) if problem.dim <= 128 else (64, 2)
-
-
 def _row_tiles(problem: Problem, rows: int, tiles: int) -> int:
     """How many tiles of a user's rows a program takes, where there are more than run at once.
 
     Users are taken to have equally many candidates.
     """
-    of_a_user = -(-rows // (problem.users * HOPPER_ROWS))
+    of_a_user = -(-rows // (problem.users * TILE_ROWS))
 
     def steps(row_tiles: int) -> int:
         programs = -(-of_a_user // row_tiles) * problem.users * problem.kv_heads

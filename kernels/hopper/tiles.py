@@ -10,6 +10,8 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     mbarrier,
 )
 
+from kernels.hopper import limits
+
 # Renamed after Triton 3.6.
 copy_rows = getattr(async_copy, "async_load", None) or async_copy.async_copy_global_to_shared
 
@@ -17,7 +19,7 @@ WARPS = gl.constexpr(4)
 """Of every role: a warpgroup."""
 ROWS = gl.constexpr(64)
 """Query rows a warpgroup multiplies at once: a wgmma's."""
-TILE_ROWS = gl.constexpr(128)
+TILE_ROWS = gl.constexpr(limits.TILE_ROWS)
 """Query rows of a tile: two warpgroups'."""
 MULTIPLY_REGISTERS = gl.constexpr(224)
 COPY_REGISTERS = gl.constexpr(56)

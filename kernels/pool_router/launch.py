@@ -9,8 +9,8 @@ import triton
 from torch import Tensor
 
 from kernels.checks import require
+from kernels.device import processors
 from kernels.dispatch import TRITON_DTYPES
-from kernels.hopper.device import processors
 from kernels.pool_router.kernel import best_rows, best_splits
 
 _PROGRAM_TILES = 4  # what starting and ending a program costs, in tiles

@@ -13,8 +13,8 @@ import torch
 from kernels.crossing_attention import crossing_attention, launch, reference
 from kernels.crossing_attention.launch import RUN, attend, gather, problem_of
 from kernels.crossing_attention.plans import Plan, Problem, choose
+from kernels.device import is_hopper
 from kernels.histories import CollectiveHistory, DenseHistory, History, Pages, RaggedHistory
-from kernels.hopper.device import is_hopper
 from kernels.kv_expand.reference import expand
 from tests.kernels import histories, oracle
 from tests.kernels.histories import GROUPS, KINDS, POOL, bounds, random_history

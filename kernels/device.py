@@ -1,4 +1,4 @@
-"""What the host knows of a Hopper device: whether it is one, and how wide."""
+"""What the host knows of a device: how many multiprocessors it has, and whether it is a Hopper."""
 
 from __future__ import annotations
 
