@@ -29,6 +29,17 @@ _TYPES = {
 }
 
 
+class Recorder:
+    """In a kernel's place: keeps what it would have been launched with."""
+
+    def __getitem__(self, grid: tuple[int, int, int]) -> Recorder:
+        self.grid = grid
+        return self
+
+    def __call__(self, *args: Any, **options: Any) -> None:
+        self.args, self.options = args, options
+
+
 def compile_for_hopper(kernel: str, args: tuple[Any, ...], **options: Any) -> dict[str, int]:
     """Compile `kernel`, named "module:function", for a launch with `args` and keyword `options`.
 

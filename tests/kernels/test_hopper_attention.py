@@ -11,24 +11,13 @@ from kernels.context_attention import launch as context
 from kernels.crossing_attention import hopper_launch, parts
 from kernels.crossing_attention.plans import Plan, Problem, choose
 from kernels.histories import History, RaggedHistory
-from tests.kernels.compile_for_hopper import compile_for_hopper
+from tests.kernels.compile_for_hopper import Recorder, compile_for_hopper
 from tests.kernels.histories import bounds, random_history
 
 SHARED_MEMORY = 227 * 1024  # bytes a program may have
 SPILLED = (
     192  # bytes of a thread, outside of the loop; pages below a tile spill in the copying role
 )
-
-
-class Recorder:
-    """In the place of a kernel: remembers its launch."""
-
-    def __getitem__(self, grid: tuple[int, ...]) -> Recorder:
-        self.grid = grid
-        return self
-
-    def __call__(self, *args: Any, **options: Any) -> None:
-        self.args, self.options = args, options
 
 
 def _bf16(history: History) -> Any:
